@@ -1,0 +1,110 @@
+// Package sync provides locks that work across processes and across goroutines alike. Import it as
+// shmsync; a bare sync is always the standard one.
+//
+//	import shmsync "github.com/shmkit/shmkit/sync"
+//
+//	type account struct {
+//		mu      shmsync.Mutex
+//		balance int64
+//	}
+//
+// A lock is a value whose zero value is unlocked. It lives in a region of package shm, inside whatever
+// struct it guards, at any address; outside of regions it works among the goroutines of its process.
+//
+// # What is promised
+//
+// Exclusion among all goroutines of all processes that have the region open. No system call and no
+// allocation while nobody else wants the lock. One sleeping thread per process and lock, however many
+// goroutines wait. Context variants of every wait.
+//
+// A process may die at any instruction. Its locks come free: the next one to take such a lock is told
+// that the data may be half changed, and so is everybody after it until somebody repairs the data.
+// Nobody waits for ever for the dead.
+//
+// # What is not promised
+//
+// Fairness beyond this: a waiter that has waited for a millisecond is not overtaken by newcomers for
+// ever. Detection of deadlocks. Protection from a process that writes into the lock's word. A holder
+// that is stopped, frozen or swapped out lives, and is waited for. Ownership is per process: goroutines
+// have no identity, so one may unlock what another one locked.
+//
+// # The word
+//
+// A [Mutex] is one 64-bit word: the random 60-bit token of the process that holds it, and four flags.
+//
+//	63                          4   3   2   1   0
+//	| token of the holder, or 0   | S | L | P | W |
+//
+//	W  somebody may sleep on the word: whoever releases it wakes one
+//	P  the data may be half changed: kept in the free word too, cleared by the holder only
+//	L  goroutines of the holder's own process wait in its gate
+//	S  held: somebody has waited for long; free: kept for those who have slept
+//
+// Because the token stands in the word, taking the lock and saying who has it are one
+// compare-and-swap. Designs that write the owner in a second step have a moment in which the lock is
+// taken by nobody, and a kill in it leaves it taken for ever; emulations of robust locks by a lock bit
+// and an owner's pid can rob a living holder in the same moment. A pid would not do as the owner: pids
+// are reused and differ between pid namespaces. The kernel's robust lists would not do either: they
+// belong to threads, which goroutines change, and they announce a death while other threads of the
+// process may still be writing (a dying process was seen to write for 40 ms more).
+//
+//	FREE 0 ── CAS 0→T (inlined) ──────────────> HELD T
+//	FREE P ── CAS P→T|P, then repair ─────────> HELD T
+//	HELD T ── CAS T→0 (inlined) ──────────────> FREE
+//	HELD T|f, f without L, S ── CAS →P?, wake one if W ──> FREE
+//	HELD T|S ── CAS →S|P?, wake one ──────────> RESERVED
+//	HELD T|L, not S ── pass to a goroutine of the gate; the word keeps T
+//	RESERVED ── CAS →T|W|P? by one who slept ─> HELD T
+//	HELD D|f, D dead and undone ── CAS →T|P|W|S? ──> HELD T
+//
+// # Death
+//
+// Whether a token's process is dead only the kernel says, through package shm: every attached process
+// holds a lock on a byte of the region's file, which is released after the last thread of the process
+// has run its last instruction. A waiter asks when it has slept for a millisecond, so a free or busily
+// changing lock never asks. The takeover is a compare-and-swap from exactly the word that was judged.
+//
+// After a kill between any two steps the word is one of: free, reserved, or held by a token whose death
+// can be decided. W, L and S are hints. If one is lost with a process, or a wake-up is (the waker died
+// between the release and the wake, or the woken died before it took the lock), then the others find
+// out when their sleep ends: every sleep has an end, at first after 1 ms, then after up to 100 ms.
+//
+// # Waiting
+//
+// Of the goroutines of one process that wait for one lock, one, the leader, competes with other
+// processes: it looks at the word for some microseconds, and then sleeps in the kernel. The others are
+// parked in the lock's gate and cost no thread. The holder's release passes the lock to the first of
+// its own process' waiters without touching shared memory, until a waiter of another process sets S.
+//
+// A release forgets W and wakes one sleeper, and the sleeper sets W again when it takes the lock: it
+// cannot know who else sleeps. Until then other releases wake nobody, so there is no herd. A sleeper
+// that gives up passes the wake-up that it may have consumed on to the next.
+//
+// After a release the word is not touched again, not even to see whether a reservation was used: the
+// memory may be gone by then. So a reservation that nobody claims stays until somebody tries the lock:
+// tries and refused waiters take it like a free lock, and a waiter becomes entitled by one sleep.
+//
+// # Platforms
+//
+// On Linux sleepers sleep in a futex, keyed by file and offset, so that processes may map the region
+// anywhere. A wait that a context can end waits for two words where the kernel can (futex_waitv, Linux
+// 5.16) and looks every 20 ms where it cannot. Elsewhere, and with the build tag futexpoll, sleepers
+// poll with naps that grow to 20 ms.
+//
+// The race detector does not look into mapped memory and does not see what is ordered there; the locks
+// tell it, each through a shadow of its own in Go memory, so that heap data they guard is not reported.
+//
+// The Go memory model speaks of one program. Its atomics carry over to pages shared between processes
+// because they compile to the processor's atomic instructions, and coherence is a matter of physical
+// memory. Where 64-bit atomics are emulated by a table in the process (ARM before version 7, 32-bit
+// MIPS) the locks do not work across processes.
+//
+// # Sources
+//
+// The sleeping scheme follows Drepper, "Futexes Are Tricky", mutex2, with the woken waiter as the
+// designated waker. The reservation for a starving waiter follows the starvation mode of Go's own
+// sync.Mutex and the eventual fairness of WebKit's WTF::Lock. The gate is a cohort lock in the sense of
+// Dice, Marathe and Shavit, a process being a cohort. Explicit queues in shared memory (MCS and its
+// kin) were rejected: repairing a queue after a kill needs a cleaner of its own (Bohannon, Lieuwen,
+// Silberschatz, "Recovering Scalable Spin Locks"), and the kernel's queue is repaired already.
+package sync

@@ -1,0 +1,59 @@
+package sync
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/shmkit/shmkit/shm"
+)
+
+var (
+	// ErrInconsistent says that a lock was not taken because its last holder died, or panicked,
+	// with the data half changed. [Mutex.Recover] is the way in.
+	ErrInconsistent = errors.New("sync: lock inconsistent")
+	// ErrNotInconsistent is what Recover answers about a lock whose data nobody left half changed.
+	ErrNotInconsistent = errors.New("sync: lock not inconsistent")
+	// ErrMisuse is in the panic of an Unlock by a process that does not hold the lock.
+	ErrMisuse = errors.New("sync: unlock of a lock that this process does not hold")
+)
+
+// An OwnerDiedError says whose death left a lock inconsistent, as far as that is known. It is
+// [ErrInconsistent] for [errors.Is].
+type OwnerDiedError struct {
+	Death shm.Death
+	Err   error // of the handler that could not repair, or nil
+}
+
+// Error says who died and what to do.
+func (e *OwnerDiedError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("sync: lock inconsistent: %v; the handler of shm.OnOwnerDied failed: %v", e.Death, e.Err)
+	}
+	return fmt.Sprintf("sync: lock inconsistent: %v; repair the data in Recover, or in a handler set by shm.OnOwnerDied", e.Death)
+}
+
+// Unwrap returns the handler's error.
+func (e *OwnerDiedError) Unwrap() error { return e.Err }
+
+// Is reports whether target is [ErrInconsistent].
+func (e *OwnerDiedError) Is(target error) bool { return target == ErrInconsistent }
+
+// A MisuseError is the panic value of a wrong Unlock; the lock is unchanged. It is [ErrMisuse].
+type MisuseError struct {
+	Holder shm.Token // 0: nobody
+}
+
+// Error says who holds the lock instead.
+func (e *MisuseError) Error() string {
+	if e.Holder == 0 {
+		return ErrMisuse.Error() + ": nobody holds it"
+	}
+	return fmt.Sprintf("%v: process %v does", ErrMisuse, e.Holder)
+}
+
+// Unwrap returns [ErrMisuse].
+func (e *MisuseError) Unwrap() error { return ErrMisuse }
+
+// errTimeout is how a wait with a limit ends when there is no context to ask.
+var errTimeout = fmt.Errorf("sync: lock: %w", os.ErrDeadlineExceeded)
