@@ -1,0 +1,13 @@
+//go:build unix && !linux
+
+package shm
+
+import "golang.org/x/sys/unix"
+
+// Here locks belong to the process, not to the description: closing any descriptor of the region's
+// file drops them all. This package closes none while it may hold locks there; nobody else should.
+const (
+	setLock     = unix.F_SETLK
+	setLockWait = unix.F_SETLKW
+	getLock     = unix.F_GETLK
+)

@@ -1,0 +1,47 @@
+//go:build unix
+
+package shm
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// overlay puts private memory over a closed region that ended at end: whoever still reads or writes
+// there neither faults nor reaches anybody. No pointer leads behind the end, and no memory is put
+// there: limits on the memory of processes count it as if it were used.
+func (m *mapping) overlay(end uint64) error {
+	page := uint64(os.Getpagesize())
+	used := min((end+page-1)&^(page-1), m.limit)
+	lay := func(from, to uint64, prot int) error {
+		if from == to {
+			return nil
+		}
+		_, err := unix.MmapPtr(-1, 0, unsafe.Pointer(&m.mem[from]), uintptr(to-from),
+			prot, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_FIXED|overlayFlags)
+		return os.NewSyscallError("mmap", err)
+	}
+	return errors.Join(lay(0, used, unix.PROT_READ|unix.PROT_WRITE), lay(used, m.limit, unix.PROT_NONE))
+}
+
+// links returns how many names a file has.
+func links(info os.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Nlink)
+	}
+	return 1
+}
+
+func ownedByUs(info os.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}
+
+// isFull reports whether an error says that there is no room for a longer file.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}

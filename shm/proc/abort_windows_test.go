@@ -1,0 +1,5 @@
+package proc_test
+
+const abortCode = 2
+
+func abort() { panic("abort") }

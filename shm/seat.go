@@ -1,0 +1,200 @@
+package shm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	stdsync "sync"
+	"time"
+)
+
+// A seat is what outlives a closed mapping: the slot and the descriptor whose locks prove that this
+// process lives. Locks that the process holds stay its own after Close, so the seat is kept until the
+// process ends, or until nobody else can see the region any more; opening the region again takes it
+// back.
+type seat struct {
+	info os.FileInfo
+	lock *os.File // never handed out, close-on-exec: the kernel frees its locks when this process is gone
+	slot int      // -1 until it has one
+
+	// The bytes that lock holds exclude other processes; these exclude goroutines of this one, also
+	// those that still use an earlier, closed mapping of the region.
+	growing stdsync.Mutex // the growth byte
+	setting stdsync.Mutex // the byte of Exclusive
+	undoing stdsync.Mutex // the bytes of the slots; taken after regions.mu
+}
+
+// attach takes a slot of the region, or takes back the one this process kept. regions.mu is held.
+func (m *mapping) attach() error {
+	if s := sit(m.info); s != nil {
+		if m.slots[s.slot].is(attachedHere) {
+			m.seat = s
+			m.slots[s.slot].flags.And(^uint32(slotClosed))
+			return nil
+		}
+		s.lock.Close() // somebody wrote over the slot; locks there are not ours any more
+	}
+	lock, err := reopen(m.file, m.path)
+	if err != nil {
+		return m.fail("open for liveness", err)
+	}
+	m.seat = &seat{info: m.info, lock: lock, slot: -1}
+	if m.seat.slot, err = m.findSlot(); err != nil {
+		m.seat = nil
+		lock.Close()
+		return m.fail("attach", err)
+	}
+	return nil
+}
+
+var errTableFull = fmt.Errorf("all %d slots belong to live processes; end one of them: %w", slotCount, ErrNoSpace)
+
+// findSlot returns a slot that it has taken for this process.
+func (m *mapping) findSlot() (int, error) {
+	taken := 0
+	for i := range m.slots {
+		switch s := &m.slots[i]; {
+		case s.token.Load() == uint64(self):
+			return m.retakeSlot(i)
+		case !s.is(slotFree):
+			taken++
+		}
+	}
+	i, err := m.freeSlot()
+	if err == nil && taken > slotCount/2 { // most are of processes that ended, and that nobody had to wait for
+		m.seat.slot = i
+		m.sweep()
+	}
+	return i, err
+}
+
+// freeSlot takes a slot that is free, or that of a dead process if there is none.
+func (m *mapping) freeSlot() (int, error) {
+	first := int(uint64(self) >> 32 % slotCount)
+	for k := range slotCount {
+		i := (first + k) % slotCount
+		if ok, err := m.takeSlot(i); ok || err != nil {
+			return i, err
+		}
+	}
+	for i := range m.slots {
+		if !m.recover(i) {
+			continue
+		}
+		if ok, err := m.takeSlot(i); ok || err != nil {
+			return i, err
+		}
+	}
+	return 0, errTableFull
+}
+
+// takeSlot takes slot i if it is free. See [slot] for the order of its steps.
+func (m *mapping) takeSlot(i int) (bool, error) {
+	s, lock := &m.slots[i], m.seat.lock
+	if s.token.Load() != 0 || !s.state.CompareAndSwap(slotFree, attachedHere) {
+		return false, nil
+	}
+	// crash here: a survivor finds the byte free and frees the slot
+	ok, err := lockByte(lock, slotByte(i), false)
+	if err != nil {
+		s.state.CompareAndSwap(attachedHere, slotFree)
+		return false, fmt.Errorf("lock byte of slot %d: %w", i, err)
+	}
+	if !ok || !s.is(attachedHere) { // somebody took us for dead between the two steps
+		if ok {
+			unlockByte(lock, slotByte(i))
+		}
+		s.state.CompareAndSwap(attachedHere, slotFree)
+		return false, nil
+	}
+	if err := reserve(m.file, holdingStart+uint64(i)*holdingSize, holdingSize); err != nil {
+		s.state.Store(slotFree)
+		unlockByte(lock, slotByte(i))
+		return false, noSpace("holdings of a slot", holdingSize, err)
+	}
+	m.fill(s, i)
+	s.token.Store(uint64(self)) // publishes: from here on locks may carry the token
+	return true, nil
+}
+
+// retakeSlot takes slot i again, which names this process: it gave the region up when nobody else could
+// see it, and somebody could after all, or the region's file is a copy. A token must not stand in two
+// slots, or the one without its byte would prove the death of a live process.
+func (m *mapping) retakeSlot(i int) (int, error) {
+	s, lock := &m.slots[i], m.seat.lock
+	ok, err := lockByte(lock, slotByte(i), false)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("lock byte of slot %d: %w", i, err)
+	case !ok:
+		return 0, errors.New("this process had given the region up, and another one is clearing up after it; open it again later")
+	case s.is(attachedHere):
+		s.flags.And(^uint32(slotClosed))
+		return i, nil
+	}
+	unlockByte(lock, slotByte(i))
+	if !m.recover(i) || s.token.Load() == uint64(self) { // the slot was written over, or somebody died clearing it
+		return 0, fmt.Errorf("slot %d: %w", i, ErrCorrupt)
+	}
+	return m.freeSlot()
+}
+
+// fill writes what a slot says of its process, before the token publishes it.
+func (m *mapping) fill(s *slot, i int) {
+	id := identity()
+	m.holdings[i] = holdings{}
+	s.gen.Add(1)
+	s.pid.Store(uint32(os.Getpid()))
+	s.started.Store(id.started)
+	s.pidns.Store(id.pidns)
+	s.attached.Store(time.Now().UnixNano())
+	s.bell.Store(0)
+	s.flags.Store(0)
+	s.bellNode[0].Store(0)
+	s.bellNode[1].Store(0)
+	s.busy.Store(0)
+	s.overflow.Store(0)
+	s.pressed.Store(m.header.press.Load())
+}
+
+// unseen reports whether nobody else can see the region any more: its file has no name, and no other
+// process is attached.
+func (s *seat) unseen() bool {
+	info, err := s.lock.Stat()
+	if err != nil || links(info) != 0 {
+		return false
+	}
+	held, err := byteHeld(s.lock, slotByte(0), slotCount)
+	return err == nil && !held
+}
+
+// leave gives the kept seats up for which that is due. regions.mu is held.
+func leave() (err error) {
+	regions.seats = slices.DeleteFunc(regions.seats, func(s *seat) bool {
+		if !s.unseen() {
+			return false
+		}
+		err = errors.Join(err, s.lock.Close())
+		return true
+	})
+	return err
+}
+
+// seated reports whether this process kept its seat in the region of a file. regions.mu is held.
+func seated(info os.FileInfo) bool {
+	return slices.ContainsFunc(regions.seats, func(s *seat) bool { return os.SameFile(s.info, info) })
+}
+
+// sit returns the seat that this process kept in the region of a file when it closed it, or nil.
+// regions.mu is held.
+func sit(info os.FileInfo) *seat {
+	i := slices.IndexFunc(regions.seats, func(s *seat) bool { return os.SameFile(s.info, info) })
+	if i < 0 {
+		leave()
+		return nil
+	}
+	s := regions.seats[i]
+	regions.seats = slices.Delete(regions.seats, i, i+1)
+	return s
+}
