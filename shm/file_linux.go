@@ -94,6 +94,9 @@ func reserve(f *os.File, off, n uint64) error {
 	if err := checkFileSize(f, off+n); err != nil {
 		return err
 	}
+	if err := checkRoom(f, n); err != nil {
+		return err
+	}
 	step := uint64(64 << 20)
 	for done := uint64(0); done < n; {
 		k := min(step, n-done)
@@ -112,6 +115,44 @@ func reserve(f *os.File, off, n uint64) error {
 		}
 	}
 	return nil
+}
+
+// checkRoom refuses at once what there is no room for. Where files are memory, the file system may
+// promise more than the machine has; asking for that would not fail but wake the kernel's killer of
+// processes. A small piece is not worth the question.
+func checkRoom(f *os.File, n uint64) error {
+	if n < 16<<20 {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := control(f, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return nil // fallocate will tell
+	}
+	if free := st.Bavail * uint64(st.Bsize); st.Blocks > 0 && n > free {
+		return fmt.Errorf("%d of %d bytes are free there: %w", free, st.Blocks*uint64(st.Bsize), unix.ENOSPC)
+	}
+	if int64(st.Type) != unix.TMPFS_MAGIC {
+		return nil
+	}
+	if available, ok := memoryAvailable(); ok && n > available {
+		return fmt.Errorf("the machine has %d bytes of memory available: %w", available, unix.ENOSPC)
+	}
+	return nil
+}
+
+// memoryAvailable returns the kernel's estimate of the memory that can be had without swapping.
+func memoryAvailable() (bytes uint64, ok bool) {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, false
+	}
+	_, rest, found := strings.Cut(string(data), "MemAvailable:")
+	fields := strings.Fields(rest)
+	if !found || len(fields) == 0 {
+		return 0, false
+	}
+	kib, err := strconv.ParseUint(fields[0], 10, 54)
+	return kib << 10, err == nil
 }
 
 func fallocate(f *os.File, mode uint32, off, n uint64) error {
