@@ -1,0 +1,575 @@
+package containers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"reflect"
+	"runtime"
+	"slices"
+
+	"github.com/shmkit/shmkit/shm"
+)
+
+// A SharedList is a list that processes share and that grows and shrinks at its ends. Its elements are
+// plain Ts, strings or []bytes; strings and []bytes of any length are stored outside the list's own memory
+// and come back as copies. Use [NewSharedList]. A handle is a small value: copy it, pass it to other
+// processes.
+//
+// Reads take no lock, never wait for a writer and see committed elements only. Every write takes the list's
+// lock, and happens at once and whole: a process that dies inside leaves the list as before or as after
+// the call, and at most one block of memory leaks. No element ever moves in memory; [deque] says how it is
+// laid out, and what each kill leaves.
+//
+// Indices run from 0 to Len()-1; negative ones count from the end, -1 being the last element.
+type SharedList[T any] struct {
+	lockable
+	form slotForm
+}
+
+// NewSharedList makes an empty list in m; nil is this process' own Manager. A T that is neither plain data
+// nor a string nor a []byte is refused with a [*shm.TypeError].
+func NewSharedList[T any](m *Manager, opts ...Option) (SharedList[T], error) {
+	var l SharedList[T]
+	k, layout, err := l.about()
+	if err != nil {
+		return l, err
+	}
+	form, stride := formOf[T]()
+	b, err := newObject(m, k, layout, opts, func(s *space, o *object) error {
+		return deque{s, o, shapeOf(stride, form)}.make()
+	})
+	if err != nil {
+		return l, err
+	}
+	return opened(l, b)
+}
+
+// formOf returns what a slot for a T holds, and its bytes.
+func formOf[T any]() (slotForm, uint64) {
+	switch t := reflect.TypeFor[T](); {
+	case t.Kind() == reflect.String:
+		return formString, textSlot
+	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8:
+		return formBytes, textSlot
+	}
+	return formPlain, strideOf[T]()
+}
+
+var stringLayout, bytesLayout = namedLayout("string"), namedLayout("[]byte")
+
+func (SharedList[T]) about() (kind, *shm.Layout, error) {
+	switch form, _ := formOf[T](); form {
+	case formString:
+		return kindList, stringLayout, nil
+	case formBytes:
+		return kindList, bytesLayout, nil
+	}
+	layout, err := layoutOf[T]()
+	if err == nil && layout.Size >= 1<<32 {
+		err = fmt.Errorf("containers: list of elements of %d bytes: %w", layout.Size, fs.ErrInvalid)
+	}
+	return kindList, layout, err
+}
+
+func (SharedList[T]) from(b base) (l SharedList[T], err error) {
+	form, stride := formOf[T]()
+	if shape := b.obj.words[listShape].Load(); shape != uint64(shapeOf(stride, form)) {
+		return l, b.fail("open", fmt.Errorf("shape %#x, want %#x: %w", shape, uint64(shapeOf(stride, form)), shm.ErrCorrupt))
+	}
+	return SharedList[T]{lockable{b}, form}, nil
+}
+
+// MarshalBinary encodes a reference to the object, for whoever has or gets the region: a process started by
+// package proc finds it attached. A zero handle is encoded as nothing.
+func (l SharedList[T]) MarshalBinary() ([]byte, error) { return l.base.MarshalBinary() }
+
+// MarshalText is MarshalBinary in base64.
+func (l SharedList[T]) MarshalText() ([]byte, error) { return l.base.MarshalText() }
+
+// UnmarshalBinary makes l the handle that MarshalBinary encoded. The region is found by its id, else by its
+// name, else the error is [shm.ErrNotAttached].
+func (l *SharedList[T]) UnmarshalBinary(data []byte) error { return unmarshal(l, data) }
+
+// UnmarshalText is UnmarshalBinary from base64.
+func (l *SharedList[T]) UnmarshalText(text []byte) error { return unmarshalText(l, text) }
+
+// Append adds v at the end. It returns [shm.ErrNoSpace], the list unchanged, if there is no room for it,
+// [shm.ErrClosed] or [shm.ErrStale] if the region is closed or the list destroyed. O(1), without allocation
+// in the region but once in a chunk of elements, or for a long string.
+func (l SharedList[T]) Append(v T) error {
+	if err := l.lock(context.Background(), "Append"); err != nil {
+		return err
+	}
+	err := l.push(&v)
+	l.release()
+	if err != nil {
+		return l.fail("Append", err)
+	}
+	return nil
+}
+
+// AppendN adds all of vs at the end, in one step: others see all of them or, also if the process dies or
+// there is no room, none.
+func (l SharedList[T]) AppendN(vs ...T) error {
+	if err := l.lock(context.Background(), "AppendN"); err != nil {
+		return err
+	}
+	err := l.pushAll(vs)
+	l.release()
+	if err != nil {
+		return l.fail("AppendN", err)
+	}
+	return nil
+}
+
+// Extend is AppendN of all that seq yields. It collects them first: seq may read this very list.
+func (l SharedList[T]) Extend(seq iter.Seq[T]) error {
+	if err := l.check("Extend"); err != nil {
+		return err
+	}
+	return l.AppendN(slices.Collect(seq)...)
+}
+
+// Len returns the number of elements. Without the lock others may change it at any time.
+func (l SharedList[T]) Len() int {
+	first, last := l.bounds("Len")
+	return int(last - first)
+}
+
+// At returns element i, without waiting. It panics if there is none, and with an error that is
+// [shm.ErrClosed] or [shm.ErrStale] if the region is closed or the list destroyed, as every method without
+// an error result does. Where others may shrink the list, Get answers better.
+func (l SharedList[T]) At(i int) T {
+	if l.obj != nil && l.form == formPlain {
+		// The common case of get, without its detours.
+		d := l.deque()
+		seq := d.seq().Load()
+		first, last := d.o.words[listFirst].Load(), d.o.words[listLast].Load()
+		k := uint64(i)
+		if i < 0 {
+			k += last - first
+		}
+		if seq&listMode == listStable && k < last-first {
+			if p, err := d.slot(first + k); err == nil {
+				v := load[T](p)
+				if d.seq().Load() == seq {
+					l.checkLive("At")
+					return v
+				}
+			}
+		}
+	}
+	v, n, ok := l.get("At", i)
+	if !ok {
+		badListIndex("At", i, n)
+	}
+	return v
+}
+
+// Get returns element i and true, or false if there is none.
+func (l SharedList[T]) Get(i int) (T, bool) {
+	v, _, ok := l.get("Get", i)
+	return v, ok
+}
+
+// Set replaces element i: in one step, for readers too. It panics if there is none. It returns
+// [shm.ErrNoSpace], the element unchanged, if there is no room for a long string.
+func (l SharedList[T]) Set(i int, v T) error {
+	if err := l.lock(context.Background(), "Set"); err != nil {
+		return err
+	}
+	n, ok, err := l.put(i, &v)
+	l.release()
+	if !ok {
+		badListIndex("Set", i, n)
+	}
+	if err != nil {
+		return l.fail("Set", err)
+	}
+	return nil
+}
+
+// Pop takes the last element off and returns it, or false if the list is empty. If the process dies
+// inside, the element may be gone; a queue with leases is for those who cannot afford that.
+func (l SharedList[T]) Pop() (T, bool) {
+	l.acquire("Pop")
+	v, ok, err := l.pop(true)
+	l.release()
+	if err != nil {
+		panic(l.fail("Pop", err))
+	}
+	return v, ok
+}
+
+// PopFirst is Pop at the other end, and as fast.
+func (l SharedList[T]) PopFirst() (T, bool) {
+	l.acquire("PopFirst")
+	v, ok, err := l.pop(false)
+	l.release()
+	if err != nil {
+		panic(l.fail("PopFirst", err))
+	}
+	return v, ok
+}
+
+// Clear takes all elements off, in one step, and frees their memory.
+func (l SharedList[T]) Clear() {
+	l.acquire("Clear")
+	err := l.deque().clear()
+	l.release()
+	if err != nil {
+		panic(l.fail("Clear", err))
+	}
+}
+
+// All returns an iterator over indices and elements, copies. It visits the positions that the list has when
+// the loop begins; each is read when the loop gets there, some at a time, and those that are gone by then
+// are left out. It holds no lock while the loop's body runs, which may do anything, to this list too, and
+// it always ends.
+func (l SharedList[T]) All() iter.Seq2[int, T] {
+	return func(yield func(int, T) bool) {
+		start, end := l.bounds("All")
+		var block []T
+		for v := start; v < end; {
+			if block == nil {
+				block = make([]T, min(end-v, l.perBlock()))
+			}
+			var n int
+			v, n, end = l.readBlock(block, v, end)
+			for k, e := range block[:n] {
+				if !yield(int(v-start)+k, e) {
+					return
+				}
+			}
+			v += uint64(n)
+		}
+	}
+}
+
+// Values returns an iterator over the elements, as All does.
+func (l SharedList[T]) Values() iter.Seq[T] { return values(l.All()) }
+
+// deque returns the list's memory.
+func (l SharedList[T]) deque() deque {
+	if l.form != formPlain {
+		return deque{l.s, l.obj, shapeOf(textSlot, l.form)}
+	}
+	return deque{l.s, l.obj, shapeOf(strideOf[T](), formPlain)}
+}
+
+// look calls fn until no writer has changed the list meanwhile. fn gets the sequence word; what it reads is
+// the committed state if look returns. It returns fn's error if nothing moved while fn failed.
+func (l SharedList[T]) look(op string, fn func(d deque, seq uint64) error) {
+	if l.obj == nil {
+		l.notLive(op)
+	}
+	d := l.deque()
+	for try := 1; ; try++ {
+		s := d.seq().Load()
+		err := fn(d, s)
+		if d.seq().Load() == s {
+			l.checkLive(op)
+			if err != nil {
+				panic(l.fail(op, err))
+			}
+			return
+		}
+		// As in SharedArray.read: an overtaking writer is progress, and one that sleeps does not overtake.
+		if try >= maxTries && l.mu != nil && l.mu.TryLock() {
+			err := fn(d, d.seq().Load())
+			l.mu.Unlock()
+			l.checkLive(op)
+			if err != nil {
+				panic(l.fail(op, err))
+			}
+			return
+		}
+		if try >= maxTries {
+			runtime.Gosched()
+		}
+	}
+}
+
+// ends returns first and last, which belong together if the sequence word does not change.
+func (d deque) ends() (first, last uint64, err error) {
+	first, last = d.o.words[listFirst].Load(), d.o.words[listLast].Load()
+	if last < first || last-first > 1<<62 {
+		return first, first, fmt.Errorf("slots [%d, %d): %w", first, last, shm.ErrCorrupt)
+	}
+	return first, last, nil
+}
+
+func (l SharedList[T]) bounds(op string) (first, last uint64) {
+	l.look(op, func(d deque, _ uint64) (err error) {
+		first, last, err = d.ends()
+		return err
+	})
+	return first, last
+}
+
+// position turns an index, from the end if negative, into one from the beginning.
+func position(i, n int) (int, bool) {
+	if i < 0 {
+		i += n
+	}
+	return i, uint(i) < uint(n)
+}
+
+//go:noinline
+func badListIndex(op string, i, n int) {
+	if n == 0 {
+		panic(fmt.Sprintf("containers: SharedList.%s: index %d of an empty list", op, i))
+	}
+	panic(fmt.Sprintf("containers: SharedList.%s: index %d out of range [%d, %d]", op, i, -n, n-1))
+}
+
+// get returns element i, the length, and whether there is such an element.
+func (l SharedList[T]) get(op string, i int) (v T, n int, ok bool) {
+	l.look(op, func(d deque, seq uint64) error {
+		first, last, err := d.ends()
+		if n = int(last - first); err != nil {
+			return err
+		}
+		var k int
+		if k, ok = position(i, n); !ok {
+			return nil
+		}
+		p, err := d.committed(first+uint64(k), seq)
+		if err == nil {
+			v, err = l.load(d, p, seq)
+		}
+		return err
+	})
+	return v, n, ok
+}
+
+// committed returns the address of the committed state of slot v: the slot, unless it is being replaced.
+func (d deque) committed(v, seq uint64) (addr, error) {
+	if seq&listMode != listStable && d.o.words[listIndex].Load() == v {
+		return d.scratch()
+	}
+	return d.slot(v)
+}
+
+// load returns the element in the slot at p, read under sequence word seq.
+func (l SharedList[T]) load(d deque, p addr, seq uint64) (v T, err error) {
+	if l.form == formPlain {
+		return load[T](p), nil
+	}
+	b, err := d.text(p, func() bool { return d.seq().Load() == seq })
+	if err == nil {
+		v = *as[T](addr(&b)) // a string's header is the beginning of a slice's
+	}
+	return v, err
+}
+
+// perBlock returns how many elements an iterator copies at a time.
+func (l SharedList[T]) perBlock() uint64 {
+	if l.form != formPlain {
+		return 16
+	}
+	return max(1, iterationBytes/strideOf[T]())
+}
+
+// readBlock copies elements from slot v on into block, as many as lie in one chunk before end. It returns
+// the slot it began with, which is behind v if that is gone, their number, and end or what is left of it.
+func (l SharedList[T]) readBlock(block []T, v, end uint64) (from uint64, n int, left uint64) {
+	l.look("All", func(d deque, seq uint64) error {
+		first, last, err := d.ends()
+		if err != nil {
+			return err
+		}
+		from, left = max(v, first), min(end, last)
+		if n = 0; from >= left {
+			return nil
+		}
+		n = int(min(left-from, uint64(len(block)), 1<<d.shift()-from&d.mask()))
+		if l.form == formPlain && sizeOf[T]() == d.stride() && seq&listMode == listStable {
+			p, err := d.slots(from, uint64(n))
+			if err == nil {
+				readElements(block[:n], p, 0)
+				finishLoads()
+			}
+			return err
+		}
+		for k := range n {
+			p, err := d.committed(from+uint64(k), seq)
+			if err == nil {
+				block[k], err = l.load(d, p, seq)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return from, n, left
+}
+
+// push adds v at the end. The lock is held.
+func (l SharedList[T]) push(v *T) error {
+	d := l.deque()
+	last := d.o.words[listLast].Load()
+	if last&d.mask() == 0 {
+		if err := d.room(last); err != nil {
+			return err
+		}
+	}
+	p, err := d.slot(last)
+	if err != nil {
+		return err
+	}
+	if l.form == formPlain {
+		store(p, v)
+	} else if err := l.fill(d, p, v); err != nil {
+		return err
+	}
+	// One store publishes the element; Go's atomic store also keeps what was written before it.
+	d.o.words[listLast].Store(last + 1)
+	return nil
+}
+
+// fill writes v, a string or bytes, to the slot at p, which nobody can see.
+func (l SharedList[T]) fill(d deque, p addr, v *T) error {
+	slot, err := l.pack(d, v)
+	if err == nil {
+		store(p, &slot) // crash here: the block leaks
+	}
+	return err
+}
+
+// pack makes the slot for v, a string or bytes.
+func (l SharedList[T]) pack(d deque, v *T) ([2]uint64, error) {
+	if l.form == formString {
+		return packText(d, *as[string](addr(v)))
+	}
+	return packText(d, *as[[]byte](addr(v)))
+}
+
+// pushAll adds vs at the end. The lock is held.
+func (l SharedList[T]) pushAll(vs []T) (err error) {
+	d := l.deque()
+	last := d.o.words[listLast].Load()
+	end := last + uint64(len(vs))
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.drain(), d.trim(d.next()+1, 1<<maxDirLog2))
+		}
+	}()
+	for v := last; v < end; v = (v>>d.shift() + 1) << d.shift() {
+		if err := d.room(v); err != nil {
+			return err
+		}
+	}
+	if l.form != formPlain { // what slots behind last hold is left over; it must not be freed again
+		for v := last; v < end; v++ {
+			p, err := d.slot(v)
+			if err != nil {
+				return err
+			}
+			store(p, new([2]uint64))
+		}
+		d.o.words[listLimbo].Store(end)
+	}
+	for v := last; v < end; {
+		p, err := d.slot(v)
+		if err != nil {
+			return err
+		}
+		n := min(end-v, 1<<d.shift()-v&d.mask())
+		if l.form == formPlain {
+			for k := range vs[v-last:][:n] {
+				store(plus(p, uint64(k)*strideOf[T]()), &vs[v-last+uint64(k)])
+			}
+			v += n
+			continue
+		}
+		for range n {
+			if err := l.fill(d, p, &vs[v-last]); err != nil {
+				return err
+			}
+			v, p = v+1, plus(p, textSlot)
+		}
+	}
+	d.o.words[listLast].Store(end) // publishes all
+	if l.form != formPlain {
+		d.o.words[listLimbo].Store(0)
+	}
+	return nil
+}
+
+// put replaces element i. It returns the length, and whether there is such an element. The lock is held.
+func (l SharedList[T]) put(i int, v *T) (n int, ok bool, err error) {
+	d := l.deque()
+	first, last, err := d.ends()
+	if err != nil {
+		return 0, true, err
+	}
+	n = int(last - first)
+	k, ok := position(i, n)
+	if !ok {
+		return n, false, nil
+	}
+	at := first + uint64(k)
+	p, err := d.slot(at)
+	switch {
+	case err != nil:
+		return n, true, err
+	case l.form != formPlain:
+		slot, err := l.pack(d, v)
+		if err != nil {
+			return n, true, err
+		}
+		old := blockOf(loadText(p))
+		if err := d.replace(at, p, func(p addr) { store(p, &slot) }); err != nil {
+			return n, true, errors.Join(err, d.free(blockOf(slot)))
+		}
+		return n, true, d.free(old)
+	case d.stride() == 8:
+		storeWords(p, bytesOf(v)) // one store
+		return n, true, nil
+	}
+	return n, true, d.replace(at, p, func(p addr) { store(p, v) })
+}
+
+// pop takes an element off, the last or the first. The lock is held.
+func (l SharedList[T]) pop(last bool) (v T, ok bool, err error) {
+	d := l.deque()
+	first, end, err := d.ends()
+	if err != nil || first == end {
+		return v, false, err
+	}
+	at := first
+	if last {
+		at = end - 1
+	}
+	p, err := d.slot(at)
+	if err == nil {
+		v, err = l.load(d, p, d.seq().Load())
+	}
+	switch {
+	case err != nil:
+		return v, false, err
+	case last:
+		err = d.dropLast()
+	default:
+		err = d.dropFirst()
+	}
+	return v, err == nil, err
+}
+
+// Check waits for the lock, walks the list and returns an error that is [shm.ErrCorrupt] and names the
+// first broken invariant, if there is one.
+func (l SharedList[T]) Check() error {
+	if err := l.lock(context.Background(), "Check"); err != nil {
+		return err
+	}
+	defer l.release()
+	if err := l.deque().check(); err != nil {
+		return l.fail("Check", err)
+	}
+	return nil
+}

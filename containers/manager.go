@@ -1,0 +1,569 @@
+package containers
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"structs"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/shmkit/shmkit/containers/internal/heap"
+	"github.com/shmkit/shmkit/shm"
+	shmsync "github.com/shmkit/shmkit/sync"
+)
+
+// A Manager owns a region's data area: every object lives in one. There is no server behind it; each
+// process that has the region open has a Manager on it, and all of them work on the same memory. Wherever
+// a function takes a Manager, nil stands for this process' own one, anonymous, made at first use and open
+// until the process ends; passing its objects to another process takes the region along.
+//
+// Opening a region several times in one process gives Managers that share it: handles stay good until the
+// last one is closed. A Manager is passed to another process by pointer and arrives open.
+type Manager struct {
+	s      *space
+	r      *shm.Region
+	closed atomic.Bool
+}
+
+// root is where a region's containers are found from: at the offset in the region's root word, right at
+// the start of the data area. The heap's header follows it.
+//
+//	0       8         16   24        32        40               64              1088
+//	| magic | version | mu | pending | layouts | reserved, zero | buckets [128] | heap ...
+type root struct {
+	_       structs.HostLayout
+	magic   uint64                     // rootMagic; immutable
+	version uint64                     // rootVersion; immutable
+	mu      shmsync.Mutex              // guards all below, and which objects use which locks
+	pending atomic.Uint64              // offset of an object that mu's holder is destroying, or 0
+	layouts atomic.Uint64              // offset of the newest stored layout; see layouts.go
+	_       [24]byte                   // reserved
+	buckets [rootBuckets]atomic.Uint64 // names by hash; see directory.go
+}
+
+const (
+	rootMagic   = 0x7472616e69616d63 // "cmainart" in little-endian order
+	rootVersion = 1                  // of root, directory, layouts, objects and heap; a change of any changes it
+	rootBuckets = 128
+	rootSize    = 64 + 8*rootBuckets
+)
+
+var _ [rootSize]byte = [unsafe.Sizeof(root{})]byte{} // the layout is a format: moving it must not compile
+
+// A space is a region's containers as this process has them, shared by its Managers and all handles.
+type space struct {
+	closed   atomic.Bool // looked at by every call on a handle
+	readOnly bool
+	region   *shm.Region // a handle of the space's own: the mapping lives as long as any container handle
+	heap     *heap.Heap
+	root     *root
+	known    sync.Map // fingerprints whose layout is stored in the region
+	refs     int      // Managers, and one for handles that arrived without any; guarded by spaces.mu
+}
+
+type spaceKey struct {
+	id       shm.ID
+	readOnly bool
+}
+
+// spaces are the open ones of this process.
+var spaces = struct {
+	mu   sync.Mutex
+	open map[spaceKey]*space
+}{open: map[spaceKey]*space{}}
+
+// NewManager makes r's data area a home for containers, if it is not one yet, and returns a Manager on it.
+// The Manager owns r from then on: closing the one closes the other. If NewManager fails, r stays the caller's.
+// Any number of processes may do this at once; if one dies half-way, the next finishes.
+func NewManager(r *shm.Region) (*Manager, error) {
+	spaces.mu.Lock()
+	defer spaces.mu.Unlock()
+	s, err := spaceOf(r)
+	if err != nil {
+		return nil, fmt.Errorf("containers: %w", err)
+	}
+	s.refs++
+	return &Manager{s: s, r: r}, nil
+}
+
+// OpenManager returns a Manager on the named region, which is made if there is none: of that size, limit
+// and mode if opts say so.
+func OpenManager(name string, opts ...shm.Option) (*Manager, error) {
+	r, err := shm.OpenOrCreate(name, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("containers: %w", err)
+	}
+	return manage(r)
+}
+
+// manage is NewManager that closes r if it fails.
+func manage(r *shm.Region) (*Manager, error) {
+	m, err := NewManager(r)
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return m, nil
+}
+
+var standard struct {
+	mu sync.Mutex
+	m  *Manager
+}
+
+// standardManager returns the process' own Manager, which nil stands for.
+func standardManager() (*Manager, error) {
+	standard.mu.Lock()
+	defer standard.mu.Unlock()
+	if standard.m != nil {
+		return standard.m, nil
+	}
+	r, err := shm.Anonymous()
+	if err != nil {
+		return nil, fmt.Errorf("containers: this process' own Manager: %w", err)
+	}
+	m, err := manage(r)
+	standard.m = m
+	return m, err
+}
+
+// space returns what m's objects live in; nil stands for the process' own Manager.
+func (m *Manager) space() (*space, error) {
+	if m == nil {
+		var err error
+		if m, err = standardManager(); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case m.s == nil:
+		return nil, fmt.Errorf("containers: zero Manager; make one with NewManager or OpenManager: %w", shm.ErrClosed)
+	case m.closed.Load():
+		return nil, fmt.Errorf("containers: Manager of %v: %w", m.s, shm.ErrClosed)
+	}
+	return m.s, nil
+}
+
+// Region returns the region; it is the Manager's, which closes it. Of nil it is that of the process' own
+// Manager, or nil if that cannot be made.
+func (m *Manager) Region() *shm.Region {
+	if m == nil {
+		if m, _ = standardManager(); m == nil {
+			return nil
+		}
+	}
+	return m.r
+}
+
+// Close closes the Manager and its region; more calls do nothing. When it was the last one on this region
+// in this process, calls on handles answer [shm.ErrClosed] from then on: with it, if they have an error
+// result, else in a panic. Nothing in the region changes.
+func (m *Manager) Close() error {
+	if m == nil || m.s == nil || m.closed.Swap(true) {
+		return nil
+	}
+	return errors.Join(m.s.leave(), m.r.Close())
+}
+
+// leave gives one reference up; the last one closes the space.
+func (s *space) leave() error {
+	spaces.mu.Lock()
+	defer spaces.mu.Unlock()
+	if s.refs--; s.refs > 0 {
+		return nil
+	}
+	s.closed.Store(true)
+	delete(spaces.open, spaceKey{s.region.ID(), s.readOnly})
+	return s.region.Close()
+}
+
+// Check walks the heap and the names and returns an error that names the first broken invariant. It holds
+// their locks meanwhile: other processes wait when they make or destroy objects.
+func (m *Manager) Check() error {
+	s, err := m.space()
+	if err != nil {
+		return err
+	}
+	if err := s.checkNames(); err != nil {
+		return fmt.Errorf("containers: check %v: %w", s, err)
+	}
+	return s.heap.Check()
+}
+
+// MarshalBinary encodes a reference to the region. A process started by package proc finds it attached.
+func (m *Manager) MarshalBinary() ([]byte, error) {
+	if m == nil {
+		return nil, nil
+	}
+	if _, err := m.space(); err != nil {
+		return nil, err
+	}
+	return m.r.MarshalBinary()
+}
+
+// UnmarshalBinary makes the zero Manager m one on the region that data refers to.
+func (m *Manager) UnmarshalBinary(data []byte) error {
+	if m.s != nil {
+		return fmt.Errorf("containers: decode into a Manager in use: %w", fs.ErrInvalid)
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	r := new(shm.Region)
+	if err := r.UnmarshalBinary(data); err != nil {
+		return fmt.Errorf("containers: decode Manager: %w", err)
+	}
+	got, err := manage(r)
+	if err != nil {
+		return err
+	}
+	m.s, m.r = got.s, got.r
+	return nil
+}
+
+// MarshalText is MarshalBinary in base64.
+func (m *Manager) MarshalText() ([]byte, error) {
+	data, err := m.MarshalBinary()
+	return base64.RawURLEncoding.AppendEncode(nil, data), err
+}
+
+// UnmarshalText is UnmarshalBinary from base64.
+func (m *Manager) UnmarshalText(text []byte) error {
+	data, err := base64.RawURLEncoding.AppendDecode(nil, text)
+	if err != nil {
+		return fmt.Errorf("containers: decode Manager: %w: %w", err, shm.ErrCorrupt)
+	}
+	return m.UnmarshalBinary(data)
+}
+
+// arrive returns the space of the region that data refers to, for a handle that is being decoded. If this
+// process has no Manager on it, the region stays open for the handle's sake until the process ends.
+func arrive(data []byte) (*space, error) {
+	r := new(shm.Region)
+	if err := r.UnmarshalBinary(data); err != nil {
+		return nil, err
+	}
+	if len(data) == 0 {
+		return nil, fmt.Errorf("no region: %w", shm.ErrCorrupt)
+	}
+	defer r.Close() // the space has its own
+	spaces.mu.Lock()
+	defer spaces.mu.Unlock()
+	s, err := spaceOf(r)
+	if err == nil && s.refs == 0 {
+		s.refs = 1
+	}
+	return s, err
+}
+
+// spaceOf returns the space of r, and sets r up if it has none. spaces.mu is held; the caller counts itself
+// in refs.
+func spaceOf(r *shm.Region) (*space, error) {
+	key := spaceKey{id: r.ID()}
+	err := r.Exclusive(func() error { return setUp(r) })
+	if errors.Is(err, fs.ErrPermission) {
+		key.readOnly, err = true, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s := spaces.open[key]; s != nil {
+		return s, nil
+	}
+	s := &space{readOnly: key.readOnly}
+	off := shm.Offset(r.Root().Load())
+	if off == 0 {
+		return nil, fmt.Errorf("region %s holds no containers yet, and is open for reading only: %w", describe(r), fs.ErrNotExist)
+	}
+	if s.root, err = shm.At[root](r, off); err != nil {
+		return nil, err
+	}
+	switch {
+	case s.root.magic != rootMagic:
+		return nil, fmt.Errorf("region %s: no containers at offset %d: %w", describe(r), off, shm.ErrCorrupt)
+	case s.root.version != rootVersion:
+		return nil, fmt.Errorf("region %s: containers of version %d, this program knows %d: %w", describe(r), s.root.version, rootVersion, shm.ErrVersion)
+	}
+	if s.heap, err = heap.Open(r, off+rootSize); err != nil {
+		return nil, err
+	}
+	if s.region, err = r.Dup(); err != nil {
+		return nil, err
+	}
+	spaces.open[key] = s
+	return s, nil
+}
+
+// setUp lays out root and heap in a region that has none. It runs under Exclusive; whatever a process that
+// died in here left is not published and is written anew.
+func setUp(r *shm.Region) error {
+	if r.Root().Load() != 0 {
+		return nil
+	}
+	off := (r.Data() + 63) &^ 63
+	need := uint64(off-r.Data()) + rootSize + heap.HeaderSize
+	if r.Size() < need {
+		if err := r.Grow(need); err != nil {
+			return fmt.Errorf("containers need %d bytes to begin with: %w", need, err)
+		}
+	}
+	b, err := r.Bytes(off, rootSize)
+	if err != nil {
+		return err
+	}
+	clear(b)
+	t, err := shm.At[root](r, off)
+	if err != nil {
+		return err
+	}
+	if err := heap.Format(r, off+rootSize); err != nil {
+		return err
+	}
+	t.magic, t.version = rootMagic, rootVersion
+	r.Root().Store(uint64(off)) // publishes
+	return nil
+}
+
+// lockRoot takes the lock of names, layouts and destruction.
+func (s *space) lockRoot() error {
+	switch {
+	case s.closed.Load():
+		return shm.ErrClosed
+	case s.readOnly:
+		return fmt.Errorf("the region is open for reading only: %w", fs.ErrPermission)
+	case s.root.mu.TryLockIdle():
+	default:
+		if err := s.root.mu.LockRepaired(context.Background(), func(shm.Death) error { return s.finishDestroy() }); err != nil {
+			return err
+		}
+	}
+	if s.closed.Load() {
+		s.root.mu.Unlock()
+		return shm.ErrClosed
+	}
+	return nil
+}
+
+// newObject makes an object of that kind and layout in m's region and returns its base; the caller makes
+// its handle from it, and from the words, by its from method. Under a name that exists, OrOpen makes it
+// return the existing object's.
+//
+// fill sets the words of the new object, all zero before. It stores the offset of each block in its word
+// as soon as it has it, so that a failing fill can be undone by drop. Nobody else sees the object yet.
+func newObject(m *Manager, k kind, layout *shm.Layout, opts []Option, fill func(s *space, o *object) error) (base, error) {
+	s, err := m.space()
+	if err != nil {
+		return base{}, err
+	}
+	o := collect(opts)
+	b, err := s.newObject(k, layout, &o, fill)
+	switch {
+	case err == nil:
+		return b, nil
+	case o.named:
+		return base{}, fmt.Errorf("containers: new %v %q in %v: %w", k, o.name, s, err)
+	}
+	return base{}, fmt.Errorf("containers: new %v in %v: %w", k, s, err)
+}
+
+func (s *space) newObject(k kind, layout *shm.Layout, o *options, fill func(s *space, o *object) error) (base, error) {
+	if o.named {
+		if err := checkName(o.name); err != nil {
+			return base{}, err
+		}
+	}
+	if err := s.keepLayout(layout); err != nil {
+		return base{}, err
+	}
+	if !o.named && !o.locked {
+		return s.make(k, layout, o, fill)
+	}
+	if err := s.lockRoot(); err != nil {
+		return base{}, err
+	}
+	defer s.root.mu.Unlock()
+	if !o.named {
+		return s.make(k, layout, o, fill)
+	}
+	switch off, gen, err := s.lookup(o.name); {
+	case err == nil && o.orOpen:
+		return s.attach(off, gen, k, layout)
+	case err == nil:
+		return base{}, fs.ErrExist
+	case !errors.Is(err, fs.ErrNotExist):
+		return base{}, err
+	}
+	entry, err := s.newEntry(o.name)
+	if err != nil {
+		return base{}, err
+	}
+	b, err := s.make(k, layout, o, fill)
+	if err != nil {
+		return base{}, errors.Join(err, s.heap.Free(entry))
+	}
+	// crash here: entry and object leak; the object's creator is known to be dead
+	return b, s.publish(entry, s.offsetOf(b.obj), b.gen)
+}
+
+// make makes an object that has no name yet. With a caller's lock, root.mu is held.
+func (s *space) make(k kind, layout *shm.Layout, opts *options, fill func(s *space, o *object) error) (base, error) {
+	off, err := s.heap.AllocObject()
+	if err != nil {
+		return base{}, err
+	}
+	o, err := shm.At[object](s.region, off)
+	if err != nil {
+		return base{}, err
+	}
+	o.kind.Store(uint32(k))
+	o.format.Store(objectFormat)
+	o.fingerprint.Store(layout.Fingerprint)
+	o.lock.Store(0)
+	for i := range o.words {
+		o.words[i].Store(0)
+	}
+	b := base{s, o, o.gen.Load() + 1, &o.mu}
+	if err = fill(s, o); err == nil && opts.locked {
+		b.mu, err = s.useLock(o, opts.lock.base)
+	}
+	if err != nil {
+		return base{}, errors.Join(err, k.drop(s, o), s.heap.FreeObject(off))
+	}
+	o.gen.Store(b.gen) // publishes
+	return b, nil
+}
+
+// useLock makes the object o, which is being made, use the Mutex of ref. root.mu is held.
+func (s *space) useLock(o *object, ref base) (*shmsync.Mutex, error) {
+	switch {
+	case !ref.live():
+		return nil, ref.useless("WithMutex")
+	case ref.s != s:
+		return nil, fmt.Errorf("the lock is in %v, the object in %v: %w", ref.s, s, fs.ErrInvalid)
+	}
+	ref.obj.words[2].Add(1) // crash here: the lock cannot be destroyed any more
+	o.lock.Store(uint64(s.mutexOf(ref.obj)))
+	return &ref.obj.mu, nil
+}
+
+// lockHome returns the object whose embedded lock is at off.
+func (s *space) lockHome(off shm.Offset) (*object, error) {
+	off -= muOffset
+	if off%objectSize != 0 {
+		return nil, fmt.Errorf("lock of an object at offset %d of %v: not aligned: %w", off, s, shm.ErrCorrupt)
+	}
+	return shm.At[object](s.region, off)
+}
+
+// attach returns the base of the object at off, which must be live, of that generation, kind and layout.
+func (s *space) attach(off shm.Offset, gen uint64, k kind, layout *shm.Layout) (base, error) {
+	if s.closed.Load() {
+		return base{}, shm.ErrClosed
+	}
+	if off%objectSize != 0 {
+		return base{}, fmt.Errorf("object at offset %d of %v: not aligned: %w", off, s, shm.ErrCorrupt)
+	}
+	o, err := shm.At[object](s.region, off)
+	if err != nil {
+		return base{}, err
+	}
+	b := base{s, o, gen, &o.mu}
+	stored, format, fingerprint := kind(o.kind.Load()), o.format.Load(), o.fingerprint.Load()
+	lock := shm.Offset(o.lock.Load())
+	if gen&1 == 0 || o.gen.Load() != gen { // last: what was read above is of this generation
+		return base{}, fmt.Errorf("object at offset %d of %v: destroyed: %w", off, s, shm.ErrStale)
+	}
+	switch {
+	case format != objectFormat:
+		return base{}, fmt.Errorf("object at offset %d of %v: format %d, this program knows %d: %w", off, s, format, objectFormat, shm.ErrVersion)
+	case stored != k || fingerprint != layout.Fingerprint:
+		return base{}, &shm.TypeError{
+			Path: fmt.Sprintf("object at offset %d of %v", off, s),
+			Got:  fmt.Sprintf("opened as %v of %s", k, layout.Text),
+			Want: fmt.Sprintf("it is stored as %v of %s", stored, s.layoutText(fingerprint)),
+			Err:  shm.ErrTypeMismatch,
+		}
+	}
+	if lock != 0 {
+		l, err := s.lockHome(lock)
+		if err != nil {
+			return base{}, err
+		}
+		b.mu = &l.mu
+	}
+	if s.readOnly {
+		b.mu = nil
+	}
+	return b, nil
+}
+
+// destroy makes the object, whose lock is held, dead and frees what it has.
+func (s *space) destroy(o *object, gen uint64) error {
+	if err := s.lockRoot(); err != nil {
+		return err
+	}
+	defer s.root.mu.Unlock()
+	if n := o.words[2].Load(); kind(o.kind.Load()) == kindRaw && n != 0 {
+		return fmt.Errorf("it is the lock of %d objects; destroy them first: %w", n, fs.ErrInvalid)
+	}
+	s.root.pending.Store(uint64(s.offsetOf(o)))
+	o.gen.Store(gen + 1) // the object is dead from here on
+	return s.finishDestroy()
+}
+
+// finishDestroy frees what belongs to the pending object, if it is dead. root.mu is held: by the destroyer,
+// or by the survivor who took it from a dead one.
+func (s *space) finishDestroy() error {
+	off := shm.Offset(s.root.pending.Load())
+	if off == 0 {
+		return nil
+	}
+	o, err := shm.At[object](s.region, off)
+	if err != nil {
+		return err
+	}
+	if o.gen.Load()&1 == 1 { // its destroyer died before the object did
+		s.root.pending.Store(0)
+		return nil
+	}
+	if lock := shm.Offset(o.lock.Swap(0)); lock != 0 {
+		// crash here: the lock cannot be destroyed any more
+		l, err := s.lockHome(lock)
+		if err != nil {
+			return err
+		}
+		l.words[2].Add(^uint64(0))
+	}
+	if err := kind(o.kind.Load()).drop(s, o); err != nil {
+		return err
+	}
+	s.root.pending.Store(0) // before the header is free: whoever gets it is not destroyed in our stead
+	// crash here: the header leaks
+	return s.heap.FreeObject(off)
+}
+
+// freeWord frees the block whose offset is in w, if any, and clears w first.
+func (s *space) freeWord(w *atomic.Uint64) error {
+	off := w.Swap(0)
+	if off == 0 {
+		return nil
+	}
+	// crash here: the block leaks
+	return s.heap.Free(shm.Offset(off))
+}
+
+// String names the region for messages.
+func (s *space) String() string { return "region " + describe(s.region) }
+
+func describe(r *shm.Region) string {
+	switch {
+	case r.Name() != "":
+		return r.Name()
+	case r.Path() != "":
+		return r.Path()
+	}
+	return r.ID().String()[:8]
+}

@@ -1,0 +1,39 @@
+package containers
+
+import shmsync "github.com/shmkit/shmkit/sync"
+
+// An Option changes how an object is made.
+type Option func(*options)
+
+type options struct {
+	name   string
+	named  bool
+	orOpen bool
+	locked bool
+	lock   Ref[shmsync.Mutex]
+}
+
+// Name gives the object a name within its Manager, to be looked up with [Find]: 1 to 200 bytes of
+// printable UTF-8. Making an object under a name that is taken is an error that is [fs.ErrExist]. A named
+// object appears under its name complete or, if the process dies, not at all.
+func Name(name string) Option { return func(o *options) { o.name, o.named = name, true } }
+
+// OrOpen opens the object of that name if there is one, and leaves it as it is: neither the value nor the
+// other options count then. It must be of the same type.
+func OrOpen() Option { return func(o *options) { o.orOpen = true } }
+
+// WithMutex makes the object use a lock of the caller's, in the same region, in place of its own. The lock
+// stays the caller's: if a process dies while it holds it, calls on the object return
+// [shmsync.ErrInconsistent], or panic with it, until the caller has recovered the lock. It cannot be destroyed while
+// an object uses it.
+func WithMutex(lock Ref[shmsync.Mutex]) Option {
+	return func(o *options) { o.lock, o.locked = lock, true }
+}
+
+func collect(opts []Option) options {
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o
+}
