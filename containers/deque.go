@@ -303,16 +303,17 @@ func (d deque) trim(c, n uint64) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
 	for end := d.o.words[listFirst].Load()>>d.shift() + capacity; n > 0 && c < end; n-- {
 		w, err := d.chunk(c)
 		if err == nil {
 			err = d.s.freeWord(w)
 		}
-		errs = append(errs, err)
+		if err != nil {
+			return err
+		}
 		c++
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // clear takes all slots off, and frees what they held.

@@ -83,7 +83,10 @@ func (s *space) find(name string, k kind, layout *shm.Layout) (base, error) {
 		defer s.root.mu.Unlock()
 	}
 	off, gen, err := s.lookup(name)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return base{}, fmt.Errorf("nothing has that name; make it with New… and the options Name and OrOpen: %w", err)
+	case err != nil:
 		return base{}, err
 	}
 	return s.attach(off, gen, k, layout)

@@ -392,7 +392,7 @@ func (s *space) newObject(k kind, layout *shm.Layout, o *options, fill func(s *s
 	case err == nil && o.orOpen:
 		return s.attach(off, gen, k, layout)
 	case err == nil:
-		return base{}, fs.ErrExist
+		return base{}, fmt.Errorf("there is one already; open it with Find or the option OrOpen, or take its name away with Unlink: %w", fs.ErrExist)
 	case !errors.Is(err, fs.ErrNotExist):
 		return base{}, err
 	}

@@ -123,7 +123,7 @@ func create(o *options, name, path string) (*Region, error) {
 		return nil, err
 	}
 	if _, err := os.Lstat(path); err == nil { // cheap; the final link is what decides
-		return nil, fmt.Errorf("shm: create %s: %w", path, fs.ErrExist)
+		return nil, exists(path)
 	}
 	f, temporary, err := unnamedFile(filepath.Dir(path), o.mode)
 	if err != nil {
@@ -133,7 +133,10 @@ func create(o *options, name, path string) (*Region, error) {
 		defer os.Remove(temporary) // gone already if it became the region
 	}
 	return build(o, f, name, path, func() error {
-		if err := nameFile(f, temporary, path); err != nil {
+		switch err := nameFile(f, temporary, path); {
+		case errors.Is(err, fs.ErrExist):
+			return exists(path)
+		case err != nil:
 			return fmt.Errorf("shm: create %s: %w", path, err)
 		}
 		return nil
@@ -218,9 +221,16 @@ func open(o *options, name, path string) (*Region, error) {
 	}
 	f, err := openPath(path, o.readOnly)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("shm: no region %s; make it with Create or OpenOrCreate, or wait for it with WaitFor: %w", path, fs.ErrNotExist)
+		}
 		return nil, fmt.Errorf("shm: open %s: %w", path, err)
 	}
 	return attachFile(o, f, name, path, path)
+}
+
+func exists(path string) error {
+	return fmt.Errorf("shm: create %s: there is one already; attach to it with Open, or take its name away with Remove: %w", path, fs.ErrExist)
 }
 
 // openHere returns a handle on the region of a file if this process has it open, or nil.
