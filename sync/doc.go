@@ -84,6 +84,18 @@
 // memory may be gone by then. So a reservation that nobody claims stays until somebody tries the lock:
 // tries and refused waiters take it like a free lock, and a waiter becomes entitled by one sleep.
 //
+// # The model
+//
+// The steps of the word are pure functions, in transitions.go. The tests run them in every order, for a
+// few goroutines in two and three processes, with kills, cancellations and sleeps that time out, and
+// look for two inside, for half changed data entered as clean, for a state in which somebody waits and
+// nothing can happen, and for one from which somebody who lives cannot finish. Sixteen bugs injected into
+// the steps are each found. go test ./sync -run Model -models explores some millions of states. The
+// model found a lost wake-up that no test had: a woken leader whose own process had taken the lock
+// parked behind it, got the lock passed on, and released it without a wake, while a third process slept.
+//
+// Not in the model: weak memory, the slots of package shm, and Close.
+//
 // # Platforms
 //
 // On Linux sleepers sleep in a futex, keyed by file and offset, so that processes may map the region

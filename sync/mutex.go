@@ -99,12 +99,9 @@ func (m *Mutex) TryLockIdle() bool {
 func (m *Mutex) tryReserved() bool {
 	for {
 		v := m.word.Load()
-		if v&^flags != 0 || v&flagInconsistent != 0 {
+		next, ok := tried(v, token)
+		if !ok {
 			return false
-		}
-		next := token
-		if v != 0 {
-			next |= flagWaiters
 		}
 		if m.word.CompareAndSwap(v, next) {
 			return true

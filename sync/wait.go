@@ -116,7 +116,7 @@ func (a *attempt) queue() (lead, held bool, err error) {
 			g.mu.Unlock()
 			return true, false, nil
 		}
-		if m.word.CompareAndSwap(v, v|flagLocal) {
+		if m.word.CompareAndSwap(v, queuedUp(v, false)) {
 			break // the holder, one of us, will find the queue
 		}
 	}
@@ -184,22 +184,14 @@ func (a *attempt) lead() (held bool, err error) {
 		}
 		v := m.word.Load()
 		switch holder := v &^ flags; {
-		case holder == 0 && v&flagStarving == 0:
-			next := token | v&flagInconsistent | v&flagWaiters
-			if a.slept {
-				next |= flagWaiters
+		case holder == 0:
+			if next, ok := taken(v, token, a.slept); ok {
+				if m.word.CompareAndSwap(v, next) {
+					a.stepDown()
+					return true, nil
+				}
+				continue
 			}
-			if m.word.CompareAndSwap(v, next) {
-				a.stepDown()
-				return true, nil
-			}
-			continue
-		case holder == 0 && a.slept:
-			if m.word.CompareAndSwap(v, token|v&flagInconsistent|flagWaiters) {
-				a.stepDown()
-				return true, nil
-			}
-			continue
 		case holder == token:
 			w := a.parkInFront(v)
 			if w == nil {
@@ -227,10 +219,7 @@ func (a *attempt) lead() (held bool, err error) {
 			}
 			a.scan()
 		}
-		next := v | flagWaiters
-		if v&^flags != 0 && a.slept && time.Since(a.start) >= starveAfter {
-			next |= flagStarving
-		}
+		next := awaited(v, a.slept && time.Since(a.start) >= starveAfter)
 		if next != v && !m.word.CompareAndSwap(v, next) {
 			continue
 		}
@@ -310,7 +299,7 @@ func (a *attempt) takeOver(v uint64) bool {
 		return false
 	}
 	pid, settled := a.region.Settled(holder)
-	if !settled || !a.m.word.CompareAndSwap(v, token|flagInconsistent|flagWaiters|v&flagStarving) {
+	if !settled || !a.m.word.CompareAndSwap(v, inherited(v, token)) {
 		return false
 	}
 	a.death.Token, a.death.PID = holder, pid
@@ -335,11 +324,7 @@ func (a *attempt) parkInFront(v uint64) *waiter {
 	g := a.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	next := v | flagLocal
-	if a.slept {
-		next |= flagWaiters // the wake-up that brought us here may have been another sleeper's
-	}
-	if !a.m.word.CompareAndSwap(v, next) {
+	if !a.m.word.CompareAndSwap(v, queuedUp(v, a.slept)) {
 		return nil
 	}
 	g.leader = false
@@ -355,17 +340,14 @@ func (a *attempt) giveUp(err error) error {
 	g.mu.Unlock()
 	for a.slept {
 		v := m.word.Load()
-		if v&^flags != 0 {
-			// Held: its release wakes the next; our claim to be starving goes with us.
-			if m.word.CompareAndSwap(v, v&^flagStarving|flagWaiters) {
-				break
-			}
+		next, wake := abandoned(v)
+		if next != v && !m.word.CompareAndSwap(v, next) {
 			continue
 		}
-		if v&flagStarving == 0 || m.word.CompareAndSwap(v, v&flagInconsistent) {
+		if wake {
 			futex.Wake(m.half(), 1)
-			break
 		}
+		break
 	}
 	return err
 }
@@ -376,15 +358,19 @@ func (a *attempt) lastLook(why error) (held bool, err error) {
 	if a.region != nil && a.region.Closed() {
 		return false, why
 	}
-	// Also one that is kept for a sleeper, who may have died: the sleeper asks again.
-	v := a.m.word.Load()
-	for v&^flags == 0 && !a.m.word.CompareAndSwap(v, token|v&flagInconsistent|flagWaiters) {
-		v = a.m.word.Load()
+	for {
+		v := a.m.word.Load()
+		next, free := refused(v, token)
+		switch {
+		case !free:
+			if a.takeOver(v) {
+				return true, nil
+			}
+			return false, why
+		case a.m.word.CompareAndSwap(v, next):
+			return true, nil
+		}
 	}
-	if v&^flags == 0 || a.takeOver(v) {
-		return true, nil
-	}
-	return false, why
 }
 
 // unlockSlow stays out of Unlock. It passes the lock to a goroutine of this process, unless somebody
@@ -401,25 +387,18 @@ func (m *Mutex) unlockSlow() {
 			panic(&MisuseError{shm.Token(v &^ flags)})
 		}
 		if v&flagLocal == 0 {
-			if m.word.CompareAndSwap(v, released(v)) {
-				m.wakeAfter(v)
-				return
+			next, wake := released(v)
+			if !m.word.CompareAndSwap(v, next) {
+				continue
 			}
-			continue
+			if wake {
+				futex.Wake(m.half(), 1) // asks the kernel only: m itself is not touched any more
+			}
+			return
 		}
 		if m.unlockLocal() {
 			return
 		}
-	}
-}
-
-// released is the word after a release.
-func released(v uint64) uint64 { return v & (flagInconsistent | flagStarving) }
-
-// wakeAfter wakes a sleeper after the word v was released. m itself is not touched any more.
-func (m *Mutex) wakeAfter(v uint64) {
-	if v&(flagWaiters|flagStarving) != 0 {
-		futex.Wake(m.half(), 1)
 	}
 }
 
@@ -442,7 +421,8 @@ func (m *Mutex) unlockLocal() bool {
 		w.told <- lockPassed // the word keeps our token
 		return true
 	}
-	if !m.word.CompareAndSwap(v, released(v)) {
+	next, wake := released(v)
+	if !m.word.CompareAndSwap(v, next) {
 		g.mu.Unlock()
 		return false
 	}
@@ -450,6 +430,8 @@ func (m *Mutex) unlockLocal() bool {
 		g.promote() // or nobody of ours would compete
 	}
 	g.mu.Unlock()
-	m.wakeAfter(v)
+	if wake {
+		futex.Wake(m.half(), 1)
+	}
 	return true
 }
