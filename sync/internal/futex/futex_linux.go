@@ -44,15 +44,12 @@ func (c *Cancel) Cancel() {
 func (c *Cancel) Cancelled() bool { return c.word.Load() != 0 }
 
 // Wait sleeps while *w == val, for d at most. It may return early for no reason: callers look again.
-// cancel may be nil.
+// cancel may be nil. The thread blocks in the kernel and keeps its P until the scheduler notices: a
+// caller that may have left something runnable behind yields first.
 func Wait(w *uint32, val uint32, d time.Duration, cancel *Cancel) Result {
 	if d <= 0 {
 		return Expired
 	}
-	// A thread that blocks in the kernel keeps its P until the scheduler notices. Going to the end
-	// of the queue first lets what is runnable here run: measured, 8 µs of delay for another
-	// goroutine instead of 100 to 220.
-	runtime.Gosched()
 	var e syscall.Errno
 	switch {
 	case cancel == nil:
