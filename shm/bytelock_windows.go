@@ -37,6 +37,12 @@ func byteHeld(f *os.File, pos, n int64) (bool, error) {
 	return false, nil
 }
 
+// stillHeld reports whether a byte is held, by whomever: the system does not tell.
+func stillHeld(query, _ *os.File, pos int64) bool {
+	held, err := byteHeld(query, pos, 1)
+	return held && err == nil
+}
+
 func at(pos int64) *windows.Overlapped {
 	return &windows.Overlapped{Offset: uint32(pos), OffsetHigh: uint32(pos >> 32)}
 }

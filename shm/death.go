@@ -76,9 +76,16 @@ func (r *Region) Settled(t Token) (pid int, settled bool) {
 		return 0, false
 	}
 	m := r.m
-	if m.closed.Load() || m.readOnly {
+	if m.usable("settle") != nil {
 		return 0, false
 	}
+	if m.guard(func() error { pid, settled = m.settled(t); return nil }) != nil {
+		return 0, false // its file was cut: nobody can tell
+	}
+	return pid, settled
+}
+
+func (m *mapping) settled(t Token) (pid int, settled bool) {
 	for i := range m.slots {
 		s := &m.slots[i]
 		if s.token.Load() != uint64(t) {
@@ -109,14 +116,17 @@ func (r *Region) Settled(t Token) (pid int, settled bool) {
 func (r *Region) Scan() {
 	const interval = int64(100 * time.Millisecond)
 	m := r.m
-	if m.closed.Load() || m.readOnly || m.file == nil {
+	if m.file == nil || m.usable("scan") != nil {
 		return
 	}
-	last, now := m.header.scanned.Load(), time.Now().UnixNano()
-	if age := now - last; age >= 0 && age < interval || !m.header.scanned.CompareAndSwap(last, now) {
-		return
-	}
-	m.sweep()
+	m.guard(func() error { // in a file that was cut nobody is found
+		last, now := m.header.scanned.Load(), time.Now().UnixNano()
+		if age := now - last; age >= 0 && age < interval || !m.header.scanned.CompareAndSwap(last, now) {
+			return nil
+		}
+		m.sweep()
+		return nil
+	})
 }
 
 // Deaths returns the word that counts the processes of r that died and were undone.
@@ -149,14 +159,14 @@ func (m *mapping) recover(i int) bool {
 	if m.draining[i] {
 		return true
 	}
-	ok, err := lockByte(seat.lock, slotByte(i), false)
+	ok, err := seat.take(slotByte(i), false)
 	if err != nil || !ok { // its process lives, or one that recovers it
 		state, _ := slotState(s.state.Load())
 		return state == slotFree || state == slotUndone || state == slotDraining
 	}
 	defer func() {
 		if !m.draining[i] {
-			unlockByte(seat.lock, slotByte(i))
+			seat.give(slotByte(i))
 		}
 	}()
 	word := s.state.Load()
@@ -218,7 +228,7 @@ func (m *mapping) finish(i int, s *slot) {
 	}
 	m.draining[i] = true
 	go func() {
-		err := r.Drain(&m.uncounted, i)
+		err := m.guard(func() error { return r.Drain(&m.uncounted, i) })
 		m.seat.undoing.Lock()
 		defer m.seat.undoing.Unlock()
 		switch {
@@ -228,9 +238,12 @@ func (m *mapping) finish(i int, s *slot) {
 			m.log.Error("shm: drain of a dead process failed", "region", m.where(), "slot", i, "error", err)
 			return // DRAINING until this process ends: another one may fare better
 		}
-		s.token.Store(0)
-		s.state.Store(slotFree)
+		m.guard(func() error { // a file that was cut has no slot to free
+			s.token.Store(0)
+			s.state.Store(slotFree)
+			return nil
+		})
 		m.draining[i] = false
-		unlockByte(m.seat.lock, slotByte(i))
+		m.seat.give(slotByte(i))
 	}()
 }

@@ -24,8 +24,9 @@
 // # What is not
 //
 //   - Hostile peers. Who can write to a region can write anything to it, cut its file under those who
-//     have it mapped (unless it is anonymous: that is sealed), or hold a lock for ever. The permissions
-//     of the file are the border: 0600 unless told, in a directory of this user alone.
+//     have it mapped (unless it is anonymous: that is sealed; see [Region.Guard]), or hold a lock for
+//     ever. The permissions of the file are the border: 0600 unless told, in a directory of this user
+//     alone.
 //   - Mixed versions. Every program that has a region open knows its layout version; an older or newer
 //     one is refused. Features can be added without a new version: a program refuses those that it must
 //     know and does not.
@@ -35,7 +36,14 @@
 //     nothing here orders or checks that. The usual place is memory, which a restart empties.
 //   - File systems whose byte locks are not those of the kernel: network file systems above all.
 //   - Descriptors closed behind this package's back. A program that closes numbers it does not own may
-//     close the one that proves that it lives, and be taken for dead.
+//     close the one that proves that it lives. To others it is dead from then on, and its locks can be
+//     taken over in the middle of what it does under them. It notices when it next waits for a lock or unlocks one
+//     that is another's by then, in [Region.Scan], [Region.Settled], [Region.Grow], [Region.Exclusive] and
+//     [Region.Close]: then the region is closed in this process, for good; calls answer an error that is
+//     [ErrClosed] and says why, Unlock panics with ErrClosed, and pointers lead to private memory. Until then
+//     it may write to what is another's. A number that leads to another file meanwhile is neither
+//     locked nor closed. Where locks belong to processes, not to descriptions, a process cannot see its own: it
+//     notices when another one holds its byte.
 //   - Kernel work on behalf of the dead: direct I/O into a region that is under way when its process is
 //     killed may write later.
 //
@@ -86,7 +94,7 @@
 // as long as some handle lives, even a closed one: who keeps a pointer keeps a handle.
 //
 // Locks that the process holds stay held, since it lives. So it keeps its slot, and the descriptor that
-// proves its life, until it ends, or until the region has neither a name nor anybody attached. It gets
+// proves its life, until it ends, or until the region has no name and nobody has it open. It gets
 // the slot back when it opens the region again. Whoever finds an anonymous region's last
 // descriptor under way to a process that has not attached yet must not close it while holding locks.
 //

@@ -54,6 +54,11 @@ func Words(r *Region) []atomic.Uint64 {
 	return unsafe.Slice((*atomic.Uint64)(first), (holdingStart-MutableStart)/8)
 }
 
+// SlotWords returns the words of the slots, 16 each.
+func SlotWords(r *Region) []atomic.Uint64 {
+	return unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(r.m.slots)), slotCount*slotSize/8)
+}
+
 // SlotOf returns the slot of this process.
 func SlotOf(r *Region) int { return r.m.seat.slot }
 

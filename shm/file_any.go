@@ -27,7 +27,7 @@ func access(readOnly bool) int {
 func temporaryFile(dir string) (f *os.File, path string, err error) {
 	for {
 		path = filepath.Join(dir, fmt.Sprintf(".shmkit-%016x", rand.Uint64()))
-		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		f, err = openNew(path)
 		if !errors.Is(err, fs.ErrExist) {
 			return f, path, err
 		}

@@ -16,13 +16,16 @@ import (
 
 const overlayFlags = unix.MAP_NORESERVE // address space only; the range may exceed the memory
 
-// sharedMemoryDir returns where named regions lie unless told: memory, if the system offers that.
-func sharedMemoryDir() string {
-	const dir = "/dev/shm"
-	if unix.Access(dir, unix.W_OK|unix.X_OK) == nil {
-		return dir
+// usualDir is where files are memory. Tests change it.
+var usualDir = "/dev/shm"
+
+// sharedMemoryDir returns where named regions lie unless told: memory, if the system offers that, and
+// the temporary directory and why not if it does not.
+func sharedMemoryDir() (dir, instead string) {
+	if err := unix.Access(usualDir, unix.W_OK|unix.X_OK); err != nil {
+		return os.TempDir(), fmt.Sprintf("%s: %v", usualDir, err)
 	}
-	return os.TempDir()
+	return usualDir, ""
 }
 
 // unnamedFile makes a file in dir that has no name yet, so that a kill leaves nothing; where the file
@@ -124,6 +127,11 @@ func checkRoom(f *os.File, n uint64) error {
 	if n < 16<<20 {
 		return nil
 	}
+	return roomFor(f, n)
+}
+
+// roomFor is checkRoom for pieces of any size.
+func roomFor(f *os.File, n uint64) error {
 	var st unix.Statfs_t
 	if err := control(f, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
 		return nil // fallocate will tell
@@ -159,10 +167,38 @@ func fallocate(f *os.File, mode uint32, off, n uint64) error {
 	return control(f, func(fd int) error { return unix.Fallocate(fd, mode, int64(off), int64(n)) })
 }
 
-// sparse reports whether a file has fewer blocks than n bytes need.
-func sparse(info os.FileInfo, n uint64) bool {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && uint64(st.Blocks)*512 < n
+// fill puts memory or disk behind every byte of some parts of a file, of which each is a beginning and an
+// end. It asks for room before it takes any. It never gives back what it took, as reserve does: there is
+// data between the holes, and others may write to what was one.
+func fill(f *os.File, info os.FileInfo, parts ...[2]uint64) error {
+	var need, has uint64
+	for _, p := range parts {
+		need += p[1] - p[0]
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		has = uint64(st.Blocks) * 512
+	}
+	if has >= need {
+		return nil
+	}
+	if err := roomFor(f, need-has); err != nil {
+		return err
+	}
+	for _, p := range parts {
+		for at := p[0]; at < p[1]; {
+			k := min(4<<20, p[1]-at) // small enough to get on between two signals
+			switch err := fallocate(f, 0, at, k); err {
+			case nil:
+				at += k
+			case unix.EINTR:
+			case unix.EOPNOTSUPP: // such a file system makes no promise
+				return nil
+			default:
+				return os.NewSyscallError("fallocate", err)
+			}
+		}
+	}
+	return nil
 }
 
 // checkFileSize refuses a longer file than the limit on the size of files allows: the kernel would send

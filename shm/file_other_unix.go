@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	stdsync "sync"
 	"syscall"
 
@@ -15,7 +14,7 @@ import (
 
 const overlayFlags = 0
 
-func sharedMemoryDir() string { return os.TempDir() }
+func sharedMemoryDir() (dir, instead string) { return os.TempDir(), "" }
 
 func unnamedFile(dir string, mode fs.FileMode) (f *os.File, temporary string, err error) {
 	f, temporary, err = temporaryFile(dir)
@@ -42,26 +41,6 @@ func openPath(path string, readOnly bool) (*os.File, error) {
 	return os.OpenFile(path, access(readOnly)|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 }
 
-func reopen(f *os.File, path string) (*os.File, error) { return reopenMode(f, path, false) }
-
-// reopenMode opens the file of f once more by its path, and makes sure that it is the same.
-func reopenMode(f *os.File, path string, readOnly bool) (*os.File, error) {
-	if path == "" {
-		path = f.Name()
-	}
-	g, err := os.OpenFile(path, access(readOnly), 0)
-	if err != nil {
-		return nil, err
-	}
-	was, err1 := f.Stat()
-	is, err2 := g.Stat()
-	if err1 != nil || err2 != nil || !os.SameFile(was, is) {
-		g.Close()
-		return nil, fmt.Errorf("%s is another file now: %w", filepath.Base(path), fs.ErrNotExist)
-	}
-	return g, nil
-}
-
 // kept are descriptors of closed regions: closing one drops this process' locks on the file.
 var kept struct {
 	mu    stdsync.Mutex
@@ -76,8 +55,8 @@ func dropFile(f *os.File) error {
 	return nil
 }
 
-// sparse does not tell here.
-func sparse(os.FileInfo, uint64) bool { return false }
+// fill does nothing: whether a file has holes is not told here.
+func fill(*os.File, os.FileInfo, ...[2]uint64) error { return nil }
 
 func reserve(f *os.File, off, n uint64) error {
 	var l syscall.Rlimit

@@ -36,6 +36,12 @@ func links(info os.FileInfo) uint64 {
 	return 1
 }
 
+func openNew(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+func closedToOthers(info os.FileInfo) bool { return info.Mode().Perm()&0o077 == 0 }
+
 func ownedByUs(info os.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(st.Uid) == os.Geteuid()

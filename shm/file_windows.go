@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-func sharedMemoryDir() string { return os.TempDir() }
+func sharedMemoryDir() (dir, instead string) { return os.TempDir(), "" }
 
 func unnamedFile(dir string, _ fs.FileMode) (f *os.File, temporary string, err error) {
 	return temporaryFile(dir)
@@ -31,22 +31,34 @@ func anonymousFile(*options) (f *os.File, path string, err error) {
 }
 
 func openPath(path string, readOnly bool) (*os.File, error) {
-	return os.OpenFile(path, access(readOnly), 0)
+	return openShared(path, readOnly, windows.OPEN_EXISTING)
 }
 
-func reopen(f *os.File, path string) (*os.File, error) { return reopenMode(f, path, false) }
+func openNew(path string) (*os.File, error) { return openShared(path, false, windows.CREATE_NEW) }
 
-func reopenMode(f *os.File, path string, readOnly bool) (*os.File, error) {
-	if path == "" {
-		path = f.Name()
+// openShared lets others rename and remove the file while it is open, which os.OpenFile does not: a
+// region gets its name when it is complete and attached.
+func openShared(path string, readOnly bool, disposition uint32) (*os.File, error) {
+	p, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return os.OpenFile(path, access(readOnly), 0)
+	access := uint32(windows.GENERIC_READ)
+	if !readOnly {
+		access |= windows.GENERIC_WRITE
+	}
+	const share = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
+	h, err := windows.CreateFile(p, access, share, nil, disposition, windows.FILE_ATTRIBUTE_NORMAL, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(h), path), nil
 }
 
 func dropFile(f *os.File) error { return f.Close() }
 
-// sparse does not tell here.
-func sparse(os.FileInfo, uint64) bool { return false }
+// fill does nothing: whether a file has holes is not told here.
+func fill(*os.File, os.FileInfo, ...[2]uint64) error { return nil }
 
 // reserve writes: mapping a range makes the file as long as the range, and the system reserves that.
 func reserve(f *os.File, off, n uint64) error { return writeZeros(f, off, n) }
@@ -59,6 +71,9 @@ func systemIdentity() identityRecord { return identityRecord{} }
 func links(os.FileInfo) uint64 { return 1 }
 
 func ownedByUs(os.FileInfo) bool { return true }
+
+// closedToOthers does not ask: modes say nothing here, and the temporary directory is the user's own.
+func closedToOthers(os.FileInfo) bool { return true }
 
 func isFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL)

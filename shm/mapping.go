@@ -3,7 +3,6 @@ package shm
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"runtime"
@@ -40,9 +39,11 @@ type mapping struct {
 	uncounted Region // what Locate returns
 
 	// end is how far offsets become pointers here: an end of the data area that the file's own length
-	// has confirmed. It only grows, and is 0 once the region is closed.
+	// has confirmed. It only grows, and is 0 once the region is closed or its file was found cut.
 	end      atomic.Uint64
+	cutEnd   atomic.Uint64 // what end was when the file was found cut, else 0
 	closed   atomic.Bool
+	unseated atomic.Bool     // closed since the proof of our life is gone
 	done     chan struct{}   // closed with it
 	handles  int             // guarded by regions.mu
 	draining [slotCount]bool // by a goroutine of ours; guarded by seat.undoing
@@ -50,10 +51,11 @@ type mapping struct {
 
 // regions are the mappings of this process.
 var regions struct {
-	mu    stdsync.Mutex
-	open  []*mapping
-	seats []*seat                    // of closed mappings
-	table atomic.Pointer[[]*mapping] // open, for those who look without mu; never changed in place
+	mu     stdsync.Mutex
+	open   []*mapping
+	seats  []*seat                    // of closed mappings
+	barred []ID                       // regions that this process must not open again
+	table  atomic.Pointer[[]*mapping] // open, for those who look without mu; never changed in place
 
 	closedMu stdsync.Mutex // taken after mu
 	closed   []closedRange // closed mappings whose addresses are not given back yet
@@ -123,6 +125,11 @@ func locate(p unsafe.Pointer) *mapping {
 	return nil
 }
 
+// distance returns how far behind the beginning of m an address lies.
+func (m *mapping) distance(addr uintptr) uint64 {
+	return uint64(addr - uintptr(unsafe.Pointer(m.header)))
+}
+
 // where names the region in errors.
 func (m *mapping) where() string {
 	switch {
@@ -140,6 +147,9 @@ func (m *mapping) fail(op string, err error) error {
 	if m.closed.Load() && errors.Is(err, os.ErrClosed) {
 		err = ErrClosed
 	}
+	if m.unseated.Load() && errors.Is(err, ErrClosed) {
+		err = errUnseated
+	}
 	return fmt.Errorf("shm: %s: %s: %w", m.where(), op, err)
 }
 
@@ -154,18 +164,21 @@ func (m *mapping) place(mem []byte) {
 
 // size returns the end of the data area. The shared word is believed as far as the file's length bears
 // it out, so that no word that somebody wrote there makes a pointer that faults. It is 0 when the
-// region is closed.
+// region is closed or its file was found cut.
 func (m *mapping) size() uint64 {
 	end := m.end.Load()
 	if end == 0 {
 		return 0
 	}
-	said := m.header.size.Load()
+	var said uint64
+	if m.guard(func() error { said = m.header.size.Load(); return nil }) != nil {
+		return 0
+	}
 	if said <= end || said > m.limit {
 		return end
 	}
 	if m.file != nil {
-		if info, err := m.file.Stat(); err != nil || uint64(info.Size()) < said {
+		if info, err := m.file.Stat(); err != nil || !os.SameFile(info, m.info) || uint64(info.Size()) < said {
 			return end
 		}
 	}
@@ -200,6 +213,9 @@ func (m *mapping) mapFile() error {
 func (m *mapping) closeLast() error {
 	m.closed.Store(true)
 	end := m.end.Swap(0)
+	if end == 0 {
+		end = m.cutEnd.Load()
+	}
 	close(m.done)
 	regions.open = slices.DeleteFunc(regions.open, func(o *mapping) bool { return o == m })
 	publish()
@@ -210,36 +226,47 @@ func (m *mapping) closeLast() error {
 	regions.closed = append(regions.closed, closedRange{uintptr(unsafe.Pointer(m.header)), uintptr(len(m.mem)), m.name})
 	regions.closedMu.Unlock()
 	if m.seat == nil {
-		return errors.Join(m.overlay(end), dropFile(m.file))
+		return errors.Join(m.overlay(end), discard(m.file, m.info, dropFile))
 	}
 	// A recovery that is cut off half-way could not be finished by others, while this process lives.
 	m.seat.undoing.Lock()
-	m.slots[m.seat.slot].flags.Or(slotClosed)
+	m.guard(func() error { // where the file was cut nobody reads it
+		if !m.unseated.Load() { // else it may be another process' slot by now
+			m.slots[m.seat.slot].flags.Or(slotClosed)
+		}
+		return nil
+	})
 	err := m.overlay(end)
 	m.seat.undoing.Unlock()
 	regions.seats = append(regions.seats, m.seat)
-	return errors.Join(err, leave(), dropFile(m.file))
+	return errors.Join(err, leave(), discard(m.file, m.info, dropFile))
 }
 
 // grow makes the data area end at end at least.
 func (m *mapping) grow(end uint64) error {
-	switch {
-	case m.closed.Load():
-		return m.fail("grow", ErrClosed)
-	case m.readOnly:
-		return m.fail("grow", fs.ErrPermission)
+	if err := m.usable("grow"); err != nil {
+		return err
 	}
 	m.seat.growing.Lock()
 	defer m.seat.growing.Unlock()
 	if m.file != nil {
-		if _, err := lockByte(m.seat.lock, growthByte, true); err != nil {
+		if _, err := m.seat.take(growthByte, true); err != nil {
 			return m.fail("grow", err)
 		}
-		defer unlockByte(m.seat.lock, growthByte)
+		defer m.seat.give(growthByte)
+		if err := m.usable("grow"); err != nil {
+			return err
+		}
+	}
+	if err := m.intact("grow"); err != nil { // before a cut file is made longer, with zeros for what is lost
+		return err
 	}
 	size := m.size()
 	switch {
-	case size == 0: // closed while we waited
+	case size == 0: // closed while we waited, or cut this moment
+		if err := m.intact("grow"); err != nil {
+			return err
+		}
 		return m.fail("grow", ErrClosed)
 	case end <= size:
 		return nil
@@ -249,7 +276,9 @@ func (m *mapping) grow(end uint64) error {
 		}
 	}
 	// crash here: the file is longer than the region says, and the next growth finds it reserved
-	m.header.size.Store(end)
+	if err := m.guard(func() error { m.header.size.Store(end); return nil }); err != nil {
+		return err
+	}
 	m.log.Debug("shm: region grown", "region", m.where(), "bytes", end-dataStart)
 	return nil
 }

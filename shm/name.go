@@ -1,10 +1,13 @@
 package shm
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	stdsync "sync"
 )
 
 const maxName = 200 // bytes
@@ -33,28 +36,55 @@ func checkName(name string) error {
 	return nil
 }
 
-// directory returns the directory of named regions: the option's, that of the environment variable
-// SHMKIT_DIR, or a private one of this user in the system's place for shared memory, which it makes
-// if asked to. It is read when a region is made or opened, never at import.
+// A place is the directory of named regions.
+type place struct {
+	dir, why string
+	private  bool   // it is the default, which must be of this user alone
+	instead  string // why it is not in the usual place for shared memory; empty if it is
+}
+
+// place chooses the directory of named regions: the option's, that of the environment variable
+// SHMKIT_DIR, or a private one of this user in the system's place for shared memory. It is read when
+// a region is made or opened, never at import.
+func (o *options) place() place {
+	if o.dir != "" {
+		return place{dir: o.dir, why: "option Dir"}
+	}
+	if dir := os.Getenv("SHMKIT_DIR"); dir != "" {
+		return place{dir: dir, why: "environment variable SHMKIT_DIR"}
+	}
+	base, instead := sharedMemoryDir()
+	p := place{filepath.Join(base, fmt.Sprintf("shmkit-%d", os.Geteuid())), "default", true, instead}
+	if instead != "" {
+		p.why = "in place of the default, " + instead
+	}
+	return p
+}
+
+// directory returns the directory of named regions, which it makes if asked to.
 func (o *options) directory(make bool) (string, error) {
-	dir := o.dir
-	if dir == "" {
-		dir = os.Getenv("SHMKIT_DIR")
-	}
-	private := dir == ""
-	if private {
-		dir = filepath.Join(sharedMemoryDir(), fmt.Sprintf("shmkit-%d", os.Geteuid()))
-	}
+	p := o.place()
 	if make {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := os.MkdirAll(p.dir, 0o700); err != nil {
 			return "", fmt.Errorf("shm: directory for regions: %w", err)
 		}
 	}
-	if !private {
-		return dir, nil
+	if !p.private {
+		return p.dir, nil
 	}
-	return dir, checkPrivate(dir)
+	if err := checkPrivate(p.dir); err != nil {
+		return "", err
+	}
+	if make && p.instead != "" && o.log.Enabled(context.Background(), slog.LevelWarn) {
+		tellInstead.Do(func() {
+			o.log.Warn("shm: named regions lie in the temporary directory", "directory", p.dir, "because", p.instead)
+		})
+	}
+	return p.dir, nil
 }
+
+// tellInstead tells the first logger that listens, and no other.
+var tellInstead stdsync.Once
 
 // checkPrivate refuses a directory that other users can write to or that is not ours: in a place that
 // all share, anybody can have made it first.
@@ -63,7 +93,7 @@ func checkPrivate(dir string) error {
 	if err != nil {
 		return nil // whoever opens a file there says what is missing
 	}
-	if !info.IsDir() || !ownedByUs(info) || info.Mode().Perm()&0o077 != 0 {
+	if !info.IsDir() || !ownedByUs(info) || !closedToOthers(info) {
 		return fmt.Errorf("shm: directory for regions: %s (%v) is not a private directory of this user; remove it, or choose one with SHMKIT_DIR: %w",
 			dir, info.Mode(), fs.ErrPermission)
 	}

@@ -9,11 +9,11 @@ import (
 // process. 0 refers to nothing.
 type Offset uint64
 
-// At returns the T at off in r. It is the one place where offsets become pointers: an offset from
-// shared memory is foreign input, and one that lies outside the data area or is not aligned for T is
-// [ErrCorrupt], never a fault. The pointer is valid until the region is closed; afterwards it leads to
-// private memory. O(1), and without system calls but for the first look behind an end that another
-// process has moved.
+// At returns the T at off in r. It is the one place where offsets become pointers: an offset from shared
+// memory is foreign input, and one that lies outside the data area or is not aligned for T is
+// [ErrCorrupt], never a fault. It does not ask how long the file is now: see [Region.Guard]. The pointer
+// is valid until the region is closed; afterwards it leads to private memory. O(1), and without system
+// calls but for the first look behind an end that another process has moved.
 func At[T any](r *Region, off Offset) (*T, error) {
 	var t T
 	m, n := r.m, uint64(unsafe.Sizeof(t))
@@ -42,6 +42,9 @@ func (m *mapping) badOffset(off Offset, n, align uint64) error {
 	if m.closed.Load() {
 		return m.fail("access", ErrClosed)
 	}
+	if err := m.intact("access"); err != nil {
+		return err
+	}
 	return m.fail("access", fmt.Errorf("%d bytes at offset %d, aligned to %d, are not inside the data area [%d, %d): %w", n, off, align, uint64(dataStart), m.size(), ErrCorrupt))
 }
 
@@ -61,9 +64,12 @@ func Locate(p unsafe.Pointer) (r *Region, off Offset, ok bool) {
 	return &m.uncounted, Offset(uintptr(p) - uintptr(unsafe.Pointer(m.header))), true
 }
 
-// ClosedAt reports whether the address p lies where a region was that this process has closed, and the
-// region's name.
+// ClosedAt reports whether the address p lies where a region was that this process has closed, or that
+// the kernel has it down as dead in, and the region's name.
 func ClosedAt(p unsafe.Pointer) (name string, closed bool) {
+	if m := locate(p); m != nil && !m.proven() {
+		m.unseat()
+	}
 	regions.closedMu.Lock()
 	defer regions.closedMu.Unlock()
 	for _, c := range regions.closed {

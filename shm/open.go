@@ -93,8 +93,8 @@ func FromFile(f *os.File, opts ...Option) (*Region, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r := openHere(info, o.readOnly); r != nil {
-		return r, nil
+	if r, err := openHere(info, o.readOnly); r != nil || err != nil {
+		return r, err
 	}
 	own, err := reopenMode(f, "", o.readOnly)
 	if err != nil {
@@ -110,6 +110,9 @@ func Anonymous(opts ...Option) (*Region, error) {
 	if err := o.checkSizes(); err != nil {
 		return nil, err
 	}
+	if err := checkShareable(); err != nil {
+		return nil, err
+	}
 	f, path, err := anonymousFile(o)
 	if err != nil {
 		return nil, fmt.Errorf("shm: anonymous region: %w", err)
@@ -120,6 +123,9 @@ func Anonymous(opts ...Option) (*Region, error) {
 // create makes a complete region in a file without a name, and then gives it one.
 func create(o *options, name, path string) (*Region, error) {
 	if err := o.checkSizes(); err != nil {
+		return nil, err
+	}
+	if err := checkShareable(); err != nil {
 		return nil, err
 	}
 	if _, err := os.Lstat(path); err == nil { // cheap; the final link is what decides
@@ -167,7 +173,9 @@ func build(o *options, f *os.File, name, path string, appear func() error) (*Reg
 	if err := m.mapFile(); err != nil {
 		return fail(err)
 	}
-	m.format(o)
+	if err := m.guard(func() error { m.format(o); return nil }); err != nil {
+		return fail(err)
+	}
 	info, err := f.Stat()
 	if err != nil {
 		return fail(m.fail("create", err))
@@ -175,7 +183,7 @@ func build(o *options, f *os.File, name, path string, appear func() error) (*Reg
 	m.info = info
 	regions.mu.Lock()
 	defer regions.mu.Unlock()
-	if err := m.attach(); err != nil {
+	if err := m.guard(m.attach); err != nil {
 		return fail(err)
 	}
 	if err := appear(); err != nil {
@@ -215,8 +223,8 @@ func (m *mapping) format(o *options) {
 // open attaches to the region in the file of that path.
 func open(o *options, name, path string) (*Region, error) {
 	if info, err := os.Lstat(path); err == nil { // without a descriptor: where locks belong to processes, closing one drops them
-		if r := openHere(info, o.readOnly); r != nil {
-			return r, nil
+		if r, err := openHere(info, o.readOnly); r != nil || err != nil {
+			return r, err
 		}
 	}
 	f, err := openPath(path, o.readOnly)
@@ -234,13 +242,17 @@ func exists(path string) error {
 }
 
 // openHere returns a handle on the region of a file if this process has it open, or nil.
-func openHere(info os.FileInfo, readOnly bool) *Region {
+func openHere(info os.FileInfo, readOnly bool) (*Region, error) {
 	regions.mu.Lock()
 	defer regions.mu.Unlock()
-	if m := find(info, readOnly); m != nil {
-		return m.handle()
+	m := find(info, readOnly)
+	if m == nil {
+		return nil, nil
 	}
-	return nil
+	if err := m.intact("open"); err != nil {
+		return nil, err
+	}
+	return m.handle(), nil
 }
 
 // statRegular describes a file that should hold a region. where names it in errors.
@@ -260,6 +272,9 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 	regions.mu.Lock()
 	defer regions.mu.Unlock()
 	info, err := statRegular(f, where)
+	if err == nil {
+		err = checkShareable()
+	}
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -274,6 +289,9 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 	}
 	if m := find(info, o.readOnly); m != nil {
 		dropFile(f)
+		if err := m.intact("open"); err != nil {
+			return nil, err
+		}
 		return m.handle(), nil
 	}
 	h, err := readHeader(f, where)
@@ -282,6 +300,9 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 	}
 	if o.want != nil && *o.want != h.id {
 		return fail(fmt.Errorf("shm: %s: is region %v now: %w", where, h.id, ErrNotAttached))
+	}
+	if !o.readOnly && barred(h.id) {
+		return fail(fmt.Errorf("shm: open %s: %w", where, errUnseated))
 	}
 	if name == "" {
 		name = string(h.name[:h.nameLen])
@@ -297,7 +318,7 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 		return fail(err)
 	}
 	if !m.readOnly {
-		if err := m.attach(); err != nil {
+		if err := m.guard(m.attach); err != nil {
 			unmap(m.mem)
 			return fail(err)
 		}
@@ -311,14 +332,10 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 // are holes in a region.
 func (m *mapping) fillHoles() error {
 	end := m.end.Load()
-	if m.readOnly || !sparse(m.info, holdingStart+end-dataStart) {
+	if m.readOnly {
 		return nil
 	}
-	err := reserve(m.file, 0, holdingStart)
-	if err == nil {
-		err = reserve(m.file, dataStart, end-dataStart)
-	}
-	if err != nil {
+	if err := fill(m.file, m.info, [2]uint64{0, holdingStart}, [2]uint64{dataStart, end}); err != nil {
 		return m.fail("open", noSpace("its file has holes", end, err))
 	}
 	return nil

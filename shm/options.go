@@ -31,7 +31,7 @@ const (
 // largest one, seven regions fit in a 64-bit process.
 func limits() (usual, most uint64) {
 	if wordSize == 8 {
-		return 64 << 30, 1 << 44
+		return usualLimit, 1 << 44
 	}
 	return 64 << 20, 256 << 20
 }
@@ -44,7 +44,8 @@ func Size(bytes uint64) Option {
 
 // Limit sets how far the data area of a new region can grow, in bytes: address space that each
 // process sets aside when it opens the region, not memory. It is 64 GiB unless told, at most 2^44
-// bytes less the header; 64 MiB and 256 MiB on 32-bit systems.
+// bytes less the header; 64 MiB and 256 MiB on 32-bit systems. On Windows, where the file is as long as
+// the limit from the start, it is 256 MiB unless told.
 func Limit(bytes uint64) Option {
 	return func(o *options) { o.limit, o.limitSet = bytes, true }
 }

@@ -2,7 +2,6 @@ package shm
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	stdsync "sync"
 	"sync/atomic"
@@ -30,10 +29,15 @@ func (r *Region) Close() (err error) {
 	r.once.Do(func() {
 		regions.mu.Lock()
 		defer regions.mu.Unlock()
-		if r.m.handles--; r.m.handles == 0 {
-			if err = r.m.closeLast(); err != nil {
-				err = r.m.fail("close", err)
-			}
+		r.m.handles--
+		switch last := r.m.handles == 0; {
+		case r.m.unseated.Load(), last && r.m.unseatLocked():
+			err = errUnseated
+		case last:
+			err = r.m.closeLast()
+		}
+		if err != nil {
+			err = r.m.fail("close", err)
 		}
 	})
 	return err
@@ -45,6 +49,9 @@ func (r *Region) Dup() (*Region, error) {
 	defer regions.mu.Unlock()
 	if r.m.closed.Load() {
 		return nil, r.m.fail("open", ErrClosed)
+	}
+	if err := r.m.intact("open"); err != nil {
+		return nil, err
 	}
 	return r.m.handle(), nil
 }
@@ -108,22 +115,22 @@ func (r *Region) Removed() bool {
 // call left half done. It is meant for set-up, not for speed.
 func (r *Region) Exclusive(fn func() error) error {
 	m := r.m
-	switch {
-	case m.closed.Load():
-		return m.fail("exclusive", ErrClosed)
-	case m.readOnly:
-		return m.fail("exclusive", fs.ErrPermission)
+	if err := m.usable("exclusive"); err != nil {
+		return err
 	}
 	m.seat.setting.Lock()
 	defer m.seat.setting.Unlock()
 	if m.file != nil {
-		if _, err := lockByte(m.seat.lock, exclusiveByte, true); err != nil {
+		if _, err := m.seat.take(exclusiveByte, true); err != nil {
 			return m.fail("exclusive", err)
 		}
-		defer unlockByte(m.seat.lock, exclusiveByte)
+		defer m.seat.give(exclusiveByte)
 	}
-	if m.closed.Load() { // while we waited
-		return m.fail("exclusive", ErrClosed)
+	if err := m.usable("exclusive"); err != nil { // while we waited
+		return err
+	}
+	if err := m.intact("exclusive"); err != nil {
+		return err
 	}
 	return fn()
 }

@@ -14,6 +14,7 @@ import (
 // process ends, or until nobody else can see the region any more; opening the region again takes it
 // back.
 type seat struct {
+	id   ID // of the region
 	info os.FileInfo
 	lock *os.File // never handed out, close-on-exec: the kernel frees its locks when this process is gone
 	slot int      // -1 until it has one
@@ -28,18 +29,29 @@ type seat struct {
 // attach takes a slot of the region, or takes back the one this process kept. regions.mu is held.
 func (m *mapping) attach() error {
 	if s := sit(m.info); s != nil {
-		if m.slots[s.slot].is(attachedHere) {
-			m.seat = s
+		m.seat = s
+		switch proven := m.proven(); {
+		case !proven:
+			m.seat = nil
+			s.lose()
+			if s.id == m.id { // else another region's file has the number of that one
+				return m.fail("attach", errUnseated)
+			}
+		case m.slots[s.slot].is(attachedHere):
 			m.slots[s.slot].flags.And(^uint32(slotClosed))
 			return nil
+		default:
+			s.lock.Close() // somebody wrote over the slot; locks there are not ours any more
 		}
-		s.lock.Close() // somebody wrote over the slot; locks there are not ours any more
+	}
+	if err := checkLocks(m); err != nil {
+		return err
 	}
 	lock, err := reopen(m.file, m.path)
 	if err != nil {
 		return m.fail("open for liveness", err)
 	}
-	m.seat = &seat{info: m.info, lock: lock, slot: -1}
+	m.seat = &seat{id: m.id, info: m.info, lock: lock, slot: -1}
 	if m.seat.slot, err = m.findSlot(); err != nil {
 		m.seat = nil
 		lock.Close()
@@ -91,26 +103,26 @@ func (m *mapping) freeSlot() (int, error) {
 
 // takeSlot takes slot i if it is free. See [slot] for the order of its steps.
 func (m *mapping) takeSlot(i int) (bool, error) {
-	s, lock := &m.slots[i], m.seat.lock
+	s := &m.slots[i]
 	if s.token.Load() != 0 || !s.state.CompareAndSwap(slotFree, attachedHere) {
 		return false, nil
 	}
 	// crash here: a survivor finds the byte free and frees the slot
-	ok, err := lockByte(lock, slotByte(i), false)
+	ok, err := m.seat.take(slotByte(i), false)
 	if err != nil {
 		s.state.CompareAndSwap(attachedHere, slotFree)
 		return false, fmt.Errorf("lock byte of slot %d: %w", i, err)
 	}
 	if !ok || !s.is(attachedHere) { // somebody took us for dead between the two steps
 		if ok {
-			unlockByte(lock, slotByte(i))
+			m.seat.give(slotByte(i))
 		}
 		s.state.CompareAndSwap(attachedHere, slotFree)
 		return false, nil
 	}
 	if err := reserve(m.file, holdingStart+uint64(i)*holdingSize, holdingSize); err != nil {
 		s.state.Store(slotFree)
-		unlockByte(lock, slotByte(i))
+		m.seat.give(slotByte(i))
 		return false, noSpace("holdings of a slot", holdingSize, err)
 	}
 	m.fill(s, i)
@@ -122,8 +134,8 @@ func (m *mapping) takeSlot(i int) (bool, error) {
 // see it, and somebody could after all, or the region's file is a copy. A token must not stand in two
 // slots, or the one without its byte would prove the death of a live process.
 func (m *mapping) retakeSlot(i int) (int, error) {
-	s, lock := &m.slots[i], m.seat.lock
-	ok, err := lockByte(lock, slotByte(i), false)
+	s := &m.slots[i]
+	ok, err := m.seat.take(slotByte(i), false)
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("lock byte of slot %d: %w", i, err)
@@ -133,7 +145,7 @@ func (m *mapping) retakeSlot(i int) (int, error) {
 		s.flags.And(^uint32(slotClosed))
 		return i, nil
 	}
-	unlockByte(lock, slotByte(i))
+	m.seat.give(slotByte(i))
 	if !m.recover(i) || s.token.Load() == uint64(self) { // the slot was written over, or somebody died clearing it
 		return 0, fmt.Errorf("slot %d: %w", i, ErrCorrupt)
 	}
@@ -159,19 +171,39 @@ func (m *mapping) fill(s *slot, i int) {
 }
 
 // unseen reports whether nobody else can see the region any more: its file has no name, and no other
-// process is attached.
+// process has it open. Others that have closed it hold their bytes too, as this one does; if they were
+// waited for, two that live on would keep the memory from being freed for ever.
 func (s *seat) unseen() bool {
 	info, err := s.lock.Stat()
 	if err != nil || links(info) != 0 {
 		return false
 	}
 	held, err := byteHeld(s.lock, slotByte(0), slotCount)
-	return err == nil && !held
+	if !held || err != nil {
+		return err == nil
+	}
+	slots, err := readSlots(s.lock)
+	if err != nil {
+		return false
+	}
+	for i := range slots {
+		if i == s.slot || slots[i].closed() {
+			continue
+		}
+		if held, err := byteHeld(s.lock, slotByte(i), 1); held || err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // leave gives the kept seats up for which that is due. regions.mu is held.
 func leave() (err error) {
 	regions.seats = slices.DeleteFunc(regions.seats, func(s *seat) bool {
+		if !leadsTo(s.lock, s.info) {
+			err = errors.Join(err, s.lose())
+			return true
+		}
 		if !s.unseen() {
 			return false
 		}

@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"os"
 	"structs"
 	"sync/atomic"
 	"unsafe"
@@ -86,5 +87,19 @@ var attachedHere = uint64(self) | slotAttached // the state of this process' slo
 
 // is reports whether s is in a state that somebody brought it to.
 func (s *slot) is(word uint64) bool { return s.state.Load() == word }
+
+// closed reports whether s is of a process that has closed the region. One that is attaching has no
+// token there yet, and clears the flag of its predecessor before it has.
+func (s *slot) closed() bool {
+	t := s.token.Load()
+	return t != 0 && s.is(t|slotAttached) && s.flags.Load()&slotClosed != 0
+}
+
+// readSlots returns a copy of the slots of the region in f.
+func readSlots(f *os.File) (*[slotCount]slot, error) {
+	slots := new([slotCount]slot)
+	_, err := f.ReadAt(unsafe.Slice((*byte)(unsafe.Pointer(slots)), unsafe.Sizeof(*slots)), slotsStart)
+	return slots, err
+}
 
 func slotState(s uint64) (state uint64, by Token) { return s & tokenFlags, Token(s &^ tokenFlags) }
