@@ -1,4 +1,4 @@
-//go:build linux && !futexpoll
+//go:build linux && !futexpoll && !race
 
 package sync_test
 
@@ -31,6 +31,7 @@ var sleepOn = proc.Define("sleep on", func(_ context.Context, o order) error {
 	return nil
 })
 
+// Not in race builds, whose instrumentation takes most of the time.
 func TestMutexWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {
 	r, a := newArena(t)
 	a.mu.Lock()
