@@ -52,7 +52,7 @@ func (m *mapping) attach() error {
 		return m.fail("open for liveness", err)
 	}
 	m.seat = &seat{id: m.id, info: m.info, lock: lock, slot: -1}
-	if m.seat.slot, err = m.findSlot(); err != nil {
+	if err := m.findSlot(); err != nil {
 		m.seat = nil
 		lock.Close()
 		return m.fail("attach", err)
@@ -62,23 +62,30 @@ func (m *mapping) attach() error {
 
 var errTableFull = fmt.Errorf("all %d slots belong to live processes; end one of them: %w", slotCount, ErrNoSpace)
 
-// findSlot returns a slot that it has taken for this process.
-func (m *mapping) findSlot() (int, error) {
+// findSlot takes a slot for this process, and makes it the seat's.
+func (m *mapping) findSlot() (err error) {
 	taken := 0
 	for i := range m.slots {
 		switch s := &m.slots[i]; {
 		case s.token.Load() == uint64(self):
-			return m.retakeSlot(i)
+			i, err = m.retakeSlot(i)
+			if err == nil {
+				m.seat.slot = i
+			}
+			return err
 		case !s.is(slotFree):
 			taken++
 		}
 	}
 	i, err := m.freeSlot()
-	if err == nil && taken > slotCount/2 { // most are of processes that ended, and that nobody had to wait for
-		m.seat.slot = i
+	if err != nil {
+		return err
+	}
+	m.seat.slot = i          // before goroutines that drain look at it
+	if taken > slotCount/2 { // most are of processes that ended, and that nobody had to wait for
 		m.sweep()
 	}
-	return i, err
+	return nil
 }
 
 // freeSlot takes a slot that is free, or that of a dead process if there is none.
