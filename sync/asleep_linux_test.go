@@ -45,7 +45,9 @@ func TestMutexWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {
 	for i := range 10 {
 		sum += time.Duration(a.order[i].Load())
 	}
-	if sum > 100*time.Millisecond {
+	// Alone on a machine it is some 30 ms; beside other work the system charges three times that and
+	// more. Polling every millisecond would be above a second.
+	if sum > 500*time.Millisecond {
 		t.Errorf("ten processes used %v of processor time in 3 s of waiting", sum)
 	}
 	t.Logf("%v of processor time", sum)

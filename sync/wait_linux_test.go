@@ -42,8 +42,16 @@ func sleeper(t *testing.T, m *Mutex, word uint64) <-chan futex.Result {
 	t.Helper()
 	before := asleep(t, m)
 	result := make(chan futex.Result, 1)
-	go func() { result <- futex.Wait(m.half(), uint32(word), time.Hour, nil) }()
-	eventually(t, "a sleeper sleeps", func() bool { return asleep(t, m) == before+1 })
+	sleep := func() { result <- futex.Wait(m.half(), uint32(word), time.Hour, nil) }
+	go sleep()
+	eventually(t, "a sleeper sleeps", func() bool {
+		select {
+		case <-result: // a signal of the scheduler met it on its way into the kernel
+			go sleep()
+		default:
+		}
+		return asleep(t, m) == before+1
+	})
 	return result
 }
 
