@@ -38,43 +38,41 @@ var waiters = stdsync.Pool{New: func() any { return &waiter{told: make(chan mess
 // free gives back a waiter that has been told and that no queue has.
 func (w *waiter) free() { waiters.Put(w) }
 
-// gates are the gates of this process, by address of the lock.
+// gates are the gates of this process, by address of the lock. The keys are pointers, not numbers, so
+// that a Mutex is never on a stack, which moves when it grows.
 var gates [64]struct {
 	mu stdsync.Mutex
-	by map[uintptr]*gate
+	by map[*Mutex]*gate
 	_  [48]byte
 }
 
-func shard(m *Mutex) (int, uintptr) {
-	key := uintptr(unsafe.Pointer(m))
-	return int(uint64(key>>3) * 0x9e3779b97f4a7c15 >> 58), key
+func shard(m *Mutex) int {
+	return int(uint64(uintptr(unsafe.Pointer(m))>>3) * 0x9e3779b97f4a7c15 >> 58)
 }
 
 // enter returns the gate of m, and keeps it until leave.
 func enter(m *Mutex) *gate {
-	i, key := shard(m)
-	s := &gates[i]
+	s := &gates[shard(m)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := s.by[key]
+	g := s.by[m]
 	if g == nil {
 		if s.by == nil {
-			s.by = make(map[uintptr]*gate)
+			s.by = make(map[*Mutex]*gate)
 		}
 		g = new(gate)
-		s.by[key] = g
+		s.by[m] = g
 	}
 	g.users++
 	return g
 }
 
 func leave(m *Mutex, g *gate) {
-	i, key := shard(m)
-	s := &gates[i]
+	s := &gates[shard(m)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g.users--; g.users == 0 {
-		delete(s.by, key)
+		delete(s.by, m)
 	}
 }
 

@@ -410,12 +410,41 @@ func TestGatesVanishWhenNobodyWaits(t *testing.T) {
 	m.word.Store(0)
 	third.got(t)
 	m.Unlock()
-	i, key := shard(m)
-	eventually(t, "no gate", func() bool {
-		gates[i].mu.Lock()
-		defer gates[i].mu.Unlock()
-		return gates[i].by[key] == nil
-	})
+	eventually(t, "no gate", func() bool { return !hasGate(m) })
+}
+
+func hasGate(m *Mutex) bool {
+	s := &gates[shard(m)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by[m] != nil
+}
+
+// A gate is found by the address of its lock, so a lock that nothing else keeps off the stack must not
+// move with it.
+func TestGateStaysWithALocalVariableWhenTheStackGrows(t *testing.T) {
+	found := make(chan bool)
+	go func() { // with a small stack
+		var m Mutex
+		g := enter(&m)
+		grow(1000)
+		again := enter(&m)
+		leave(&m, again)
+		leave(&m, g)
+		found <- again == g
+	}()
+	if !<-found {
+		t.Error("another gate")
+	}
+}
+
+//go:noinline
+func grow(depth int) byte {
+	var frame [1000]byte
+	if depth > 0 {
+		frame[depth%len(frame)] = grow(depth - 1)
+	}
+	return frame[depth/2%len(frame)]
 }
 
 // The ends of waits.
