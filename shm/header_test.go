@@ -410,6 +410,15 @@ holdings.held                   64  2048
 holdings.held[1]               128    64
 holdings.held[0].key            64     8
 holdings.held[0].extra          72    56
+holdings.total                2112    64
+holdings.tallies              2176  1920
+holdings.tallies[1]           2240    64
+holdings.tallies[0].lock      2176     8
+holdings.tallies[0].waits     2184     8
+holdings.tallies[0].waited    2192     8
+holdings.tallies[0].longest   2200     8
+holdings.tallies[0].takeovers  2208     8
+holdings.tallies[0].took      2216     8
 ATTACHED                     0x1
 DRAINING                     0x4
 UNDOING                      0x2

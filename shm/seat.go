@@ -38,7 +38,7 @@ func (m *mapping) attach() error {
 				return m.fail("attach", errUnseated)
 			}
 		case m.slots[s.slot].is(attachedHere):
-			m.slots[s.slot].flags.And(^uint32(slotClosed))
+			m.back(s.slot)
 			return nil
 		default:
 			s.lock.Close() // somebody wrote over the slot; locks there are not ours any more
@@ -149,7 +149,7 @@ func (m *mapping) retakeSlot(i int) (int, error) {
 	case !ok:
 		return 0, errors.New("this process had given the region up, and another one is clearing up after it; open it again later")
 	case s.is(attachedHere):
-		s.flags.And(^uint32(slotClosed))
+		m.back(i)
 		return i, nil
 	}
 	m.seat.give(slotByte(i))
@@ -157,6 +157,16 @@ func (m *mapping) retakeSlot(i int) (int, error) {
 		return 0, fmt.Errorf("slot %d: %w", i, ErrCorrupt)
 	}
 	return m.freeSlot()
+}
+
+// back opens the slot of this process that had closed the region. The waits of before are over: they
+// ended with the close.
+func (m *mapping) back(i int) {
+	for k := range m.holdings[i].waiting {
+		m.holdings[i].waiting[k].since.Store(0)
+		m.holdings[i].waiting[k].lock.Store(0)
+	}
+	m.slots[i].flags.And(^uint32(slotClosed))
 }
 
 // fill writes what a slot says of its process, before the token publishes it.

@@ -59,15 +59,29 @@ type slot struct {
 // slots, one page for each, and are really reserved before the slot is used.
 type holdings struct {
 	_       structs.HostLayout
-	waiting [4]struct{ lock, since atomic.Uint64 } // the locks that goroutines of this process wait for longest
+	waiting [4]struct{ lock, since atomic.Uint64 } // locks that the process waits for, and since when in Unix ns
 	held    [32]struct {
 		key   atomic.Uint64 // offset/8 of the object << 24 | count
 		extra [7]atomic.Uint64
 	}
-	_ [holdingSize - 64 - 32*64]byte
+	total   tally     // of all its waits
+	tallies [30]tally // of the locks that it waited for most
+}
+
+// A tally says how a process has waited for a lock, for people. Only that process writes it.
+type tally struct {
+	_         structs.HostLayout
+	lock      atomic.Uint64 // offset, 0 none
+	waits     atomic.Uint64
+	waited    atomic.Uint64 // ns, all together
+	longest   atomic.Uint64 // ns
+	takeovers atomic.Uint64 // from the dead
+	took      atomic.Int64  // Unix ns: when it last got the lock after a wait
+	_         [16]byte
 }
 
 var (
+	_ [64]byte          = [unsafe.Sizeof(tally{})]byte{}
 	_ [slotSize]byte    = [unsafe.Sizeof(slot{})]byte{}
 	_ [holdingSize]byte = [unsafe.Sizeof(holdings{})]byte{}
 )

@@ -2,6 +2,7 @@ package sync
 
 import (
 	stdsync "sync"
+	"time"
 	"unsafe"
 )
 
@@ -21,6 +22,7 @@ type gate struct {
 type waiter struct {
 	told       chan message // buffered: whoever tells does not wait
 	next, prev *waiter
+	since      time.Time // it has been waiting
 	queued     bool
 }
 
@@ -77,9 +79,9 @@ func leave(m *Mutex, g *gate) {
 }
 
 // push queues a new waiter. g.mu is held.
-func (g *gate) push(front bool) *waiter {
+func (g *gate) push(since time.Time, front bool) *waiter {
 	w := waiters.Get().(*waiter)
-	w.queued = true
+	w.since, w.queued = since, true
 	switch {
 	case g.head == nil:
 		g.head, g.tail = w, w

@@ -29,6 +29,7 @@ type rules struct {
 	queuedUp         func(v uint64, slept bool) uint64
 	abandoned        func(v uint64) (uint64, bool)
 	released         func(v uint64) (uint64, bool)
+	passed           func(v uint64, long bool) bool
 	noPromoteOnGive  bool // a leader that gives up leaves the queue without one
 	noPromoteOnFree  bool // a release leaves the queue without a leader
 	noLocalOnStep    bool // a leader that has the lock does not tell its release of the queue
@@ -39,7 +40,7 @@ type rules struct {
 
 var theRules = rules{
 	taken: taken, tried: tried, refused: refused, inherited: inherited, awaited: awaited,
-	queuedUp: queuedUp, abandoned: abandoned, released: released,
+	queuedUp: queuedUp, abandoned: abandoned, released: released, passed: passed,
 }
 
 // Where a goroutine of the model is.
@@ -264,7 +265,7 @@ func (m *model) step(s modelState, i int, next func(modelState, string)) {
 			return
 		}
 		leads := s.leaders&(1<<p) != 0
-		if !leads && holder != t {
+		if !leads && (holder != t || s.queue[p] == 0) {
 			to("leads", v, atLead, func(n *modelState) { n.leaders |= 1 << p })
 			return
 		}
@@ -460,8 +461,11 @@ func (m *model) unlockLocal(s modelState, i int, next func(modelState, string)) 
 		m.violation = "robbed of the lock"
 		return
 	}
-	n := s
-	if v&flagStarving == 0 && s.queue[p] != 0 {
+	for _, long := range []bool{false, true} {
+		if s.queue[p] == 0 || !m.passed(v, long) {
+			continue
+		}
+		n := s
 		w := int(s.queue[p]&15) - 1
 		n.queue[p] >>= 4
 		if n.queue[p] == 0 {
@@ -470,9 +474,12 @@ func (m *model) unlockLocal(s modelState, i int, next func(modelState, string)) 
 		n.g[w].at, n.g[w].flags = atAcquired, 0
 		m.finish(&n, i)
 		next(n, fmt.Sprintf("passes the lock to g%d", w))
+	}
+	if s.queue[p] != 0 && m.passed(v, false) {
 		return
 	}
 	w, wake := m.released(v)
+	n := s
 	n.word = uint8(w)
 	n.gate[p] = uint8(i + 1)
 	n.g[i].at = atPromote

@@ -183,6 +183,21 @@ func (m *Mutex) Recover(ctx context.Context, repair func(shm.Death) error) error
 	return nil
 }
 
+// Poison says that the data m guards is half changed and stays so: as if the holder had died, the next
+// to take m gets [ErrInconsistent], and Recover is the way in. m is held, and stays held until Unlock;
+// Poison panics with a [*MisuseError] if this process does not hold it.
+func (m *Mutex) Poison() {
+	for {
+		v := m.word.Load()
+		if v&^flags != token {
+			m.misused(v)
+		}
+		if m.word.CompareAndSwap(v, v|flagInconsistent) {
+			return
+		}
+	}
+}
+
 // Inconsistent reports whether m is known to guard half changed data. A holder that died unnoticed is
 // not known yet: whoever waits for m finds out.
 func (m *Mutex) Inconsistent() bool { return m.word.Load()&flagInconsistent != 0 }
@@ -226,6 +241,9 @@ func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 		}
 	}
 	dirty, err := a.run()
+	if a.region != nil {
+		a.region.Waited(a.offset, time.Since(a.start), err == nil, a.death.Token != 0)
+	}
 	if err == nil && a.region != nil && a.region.Closed() {
 		a.drop() // perhaps it was the zero word that Close has put there
 		err = a.closedError()

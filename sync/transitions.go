@@ -76,3 +76,13 @@ func abandoned(v uint64) (next uint64, wake bool) {
 func released(v uint64) (next uint64, wake bool) {
 	return v & (flagInconsistent | flagStarving), v&(flagWaiters|flagStarving) != 0
 }
+
+// passed says whether a release of a held lock, while goroutines of its own process wait in the gate,
+// passes the lock to the first of them, who has waited long or not. Otherwise it lets go, and the
+// first competes with whoever comes: a goroutine that runs takes the lock much sooner than one that
+// has to be started, so that is what a lock that changes hands often lives on. But letting go while
+// others sleep costs a wake-up each time, so then the lock stays in the process, until somebody
+// elsewhere starves.
+func passed(v uint64, long bool) bool {
+	return v&flagStarving == 0 && (long || v&flagWaiters != 0)
+}

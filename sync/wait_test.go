@@ -335,31 +335,42 @@ func TestGateOfACancelledLeaderGoesOnWithTheNext(t *testing.T) {
 	second.got(t)
 }
 
-func TestUnlockPassesTheLockWithinTheProcessUnlessAnotherProcessStarves(t *testing.T) {
+func TestUnlockPassesTheLockToOneWhoWaitedLongOrWhileOthersSleepUnlessTheyStarve(t *testing.T) {
+	now, long := time.Now, func() time.Time { return time.Now().Add(-starveAfter) }
 	for _, c := range []struct {
-		word, after uint64
-		told        message
+		name      string
+		flags     uint64
+		since     func() time.Time
+		passed    bool
+		flagsThen uint64
 	}{
-		{token | flagLocal, token, lockPassed},
-		{token | flagLocal | flagWaiters | flagInconsistent, token | flagWaiters | flagInconsistent, lockPassed},
-		{token | flagLocal | flagStarving, flagStarving, leadNow},
-		{token | flagLocal | flagStarving | flagWaiters | flagInconsistent, flagStarving | flagInconsistent, leadNow},
+		{"waited long", flagLocal, long, true, 0},
+		{"others sleep", flagLocal | flagWaiters | flagInconsistent, now, true, flagWaiters | flagInconsistent},
+		{"just came", flagLocal | flagInconsistent, now, false, flagInconsistent},
+		{"others starve", flagLocal | flagStarving, long, false, flagStarving},
+		{"others starve and sleep", flagLocal | flagStarving | flagWaiters | flagInconsistent, long, false, flagStarving | flagInconsistent},
 	} {
-		m := new(Mutex)
-		g := enter(m)
-		w := g.push(false)
-		m.word.Store(c.word)
-		m.Unlock()
-		wantWord(t, "after the release", m.word.Load(), c.after)
-		select {
-		case told := <-w.told:
-			if told != c.told || g.leader != (told == leadNow) {
-				t.Errorf("told %d, want %d; leader %v", told, c.told, g.leader)
+		t.Run(c.name, func(t *testing.T) {
+			m := new(Mutex)
+			g := enter(m)
+			defer leave(m, g)
+			w := g.push(c.since(), false)
+			m.word.Store(token | c.flags)
+			m.Unlock()
+			then, message := c.flagsThen, leadNow
+			if c.passed {
+				then, message = then|token, lockPassed
 			}
-		default:
-			t.Error("told nothing")
-		}
-		leave(m, g)
+			wantWord(t, "after the release", m.word.Load(), then)
+			select {
+			case told := <-w.told:
+				if told != message || g.leader != (told == leadNow) {
+					t.Errorf("told %d, want %d; leader %v", told, message, g.leader)
+				}
+			default:
+				t.Error("told nothing")
+			}
+		})
 	}
 }
 
@@ -368,7 +379,7 @@ func TestUnlockLeavesAGateThatHasALeaderAlone(t *testing.T) {
 	g := enter(m)
 	defer leave(m, g)
 	g.leader = true
-	w := g.push(false)
+	w := g.push(time.Now(), false)
 	m.word.Store(token | flagLocal | flagStarving)
 	m.Unlock()
 	wantWord(t, "after the release", m.word.Load(), flagStarving)
@@ -384,7 +395,7 @@ func TestUnlockThatComesTooLateLeavesTheNextHolderAlone(t *testing.T) {
 		g := enter(m)
 		var w *waiter
 		if waiting {
-			w = g.push(false)
+			w = g.push(time.Now(), false)
 		}
 		m.word.Store(stranger | flagWaiters)
 		if m.unlockLocal() {
@@ -410,14 +421,7 @@ func TestGatesVanishWhenNobodyWaits(t *testing.T) {
 	m.word.Store(0)
 	third.got(t)
 	m.Unlock()
-	eventually(t, "no gate", func() bool { return !hasGate(m) })
-}
-
-func hasGate(m *Mutex) bool {
-	s := &gates[shard(m)]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.by[m] != nil
+	eventually(t, "no gate", func() bool { return !m.HasWaiter() })
 }
 
 // A gate is found by the address of its lock, so a lock that nothing else keeps off the stack must not
