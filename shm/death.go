@@ -92,14 +92,11 @@ func (m *mapping) settled(t Token) (pid int, settled bool) {
 			continue
 		}
 		pid = int(s.pid.Load())
-		state, _ := slotState(s.state.Load())
+		state := s.state.Load()
 		if s.token.Load() != uint64(t) {
 			return pid, true // recovered and freed while we looked
 		}
-		if state == slotUndone || state == slotDraining {
-			return pid, true
-		}
-		return pid, m.recover(i)
+		return pid, yields(state) || m.recover(i)
 	}
 	// A token is published before its first lock and cleared after its last is free to be taken: one
 	// that stands nowhere has been recovered, or comes from before a restart of the machine.
@@ -161,8 +158,8 @@ func (m *mapping) recover(i int) bool {
 	}
 	ok, err := seat.take(slotByte(i), false)
 	if err != nil || !ok { // its process lives, or one that recovers it
-		state, _ := slotState(s.state.Load())
-		return state == slotFree || state == slotUndone || state == slotDraining
+		state := s.state.Load()
+		return state == slotFree || yields(state)
 	}
 	defer func() {
 		if !m.draining[i] {
@@ -170,22 +167,22 @@ func (m *mapping) recover(i int) bool {
 		}
 	}()
 	word := s.state.Load()
-	switch state, by := slotState(word); state {
-	case slotFree:
+	switch _, by := slotState(word); dutyIn(word) {
+	case leaveIt:
 		return true
-	case slotAttached, slotUndoing:
+	case undoIt:
 		if !s.state.CompareAndSwap(word, uint64(self)|slotUndoing) {
 			return s.is(slotFree) // an attacher found the byte taken
 		}
 		if !m.undo(i, s) {
 			return false
 		}
-	case slotUndone, slotDraining:
+	case finishIt:
 		if by != self {
 			m.header.deaths.Add(1) // it may have died before it counted
 		}
 	default:
-		m.log.Error("shm: slot in no known state", "region", m.where(), "slot", i, "state", state)
+		m.log.Error("shm: slot in no known state", "region", m.where(), "slot", i, "state", word)
 		return false
 	}
 	m.finish(i, s)

@@ -111,7 +111,9 @@ func (m *mapping) freeSlot() (int, error) {
 // takeSlot takes slot i if it is free. See [slot] for the order of its steps.
 func (m *mapping) takeSlot(i int) (bool, error) {
 	s := &m.slots[i]
-	if s.token.Load() != 0 || !s.state.CompareAndSwap(slotFree, attachedHere) {
+	word := s.state.Load()
+	next, ok := claimed(word, s.token.Load(), self)
+	if !ok || !s.state.CompareAndSwap(word, next) {
 		return false, nil
 	}
 	// crash here: a survivor finds the byte free and frees the slot
