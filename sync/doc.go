@@ -53,7 +53,8 @@
 //	HELD T ── CAS T→0 (inlined) ──────────────> FREE
 //	HELD T|f, f without L, S ── CAS →P?, wake one if W ──> FREE
 //	HELD T|S ── CAS →S|P?, wake one ──────────> RESERVED
-//	HELD T|L, not S ── pass to a goroutine of the gate; the word keeps T
+//	HELD T|L, W or waited long, not S ── pass to a goroutine of the gate; the word keeps T
+//	HELD T|L, otherwise ── CAS →P? or →S|P?; the first in the gate competes
 //	RESERVED ── CAS →T|W|P? by one who slept ─> HELD T
 //	HELD D|f, D dead and undone ── CAS →T|P|W|S? ──> HELD T
 //
@@ -71,10 +72,17 @@
 //
 // # Waiting
 //
-// Of the goroutines of one process that wait for one lock, one, the leader, competes with other
-// processes: it looks at the word for some microseconds, and then sleeps in the kernel. The others are
-// parked in the lock's gate and cost no thread. The holder's release passes the lock to the first of
-// its own process' waiters without touching shared memory, until a waiter of another process sets S.
+// Of the goroutines of one process that wait for one lock, one, the leader, competes: it looks at the
+// word for some microseconds, and then, if another process holds the lock, sleeps in the kernel; if its
+// own does, it parks in the lock's gate with the others, and costs no thread.
+//
+// Among themselves the goroutines of a process behave as with the standard mutex. A holder that finds
+// others in the gate lets go, and the first of them competes with whoever comes: a goroutine that runs
+// takes the lock hundreds of times in the time that a parked one needs to start. One that has waited
+// for a millisecond gets the lock passed on. Passing it on every time was tried first: each turn cost a
+// switch of goroutines. While other processes sleep on the word the lock is passed within the process,
+// which does not touch shared memory, until a waiter elsewhere sets S: letting go would wake one of
+// them every time.
 //
 // A release forgets W and wakes one sleeper, and the sleeper sets W again when it takes the lock: it
 // cannot know who else sleeps. Until then other releases wake nobody, so there is no herd. A sleeper
@@ -94,7 +102,14 @@
 // model found a lost wake-up that no test had: a woken leader whose own process had taken the lock
 // parked behind it, got the lock passed on, and released it without a wake, while a third process slept.
 //
-// Not in the model: weak memory, the slots of package shm, and Close.
+// Package shm has another model, of what this one takes for granted: how processes attach, are proven
+// dead, and are recovered. Not in the models: weak memory, and Close.
+//
+// # Who has it, and who waits
+//
+// [Mutex.Owner] says who holds a lock and whether that process lives, on what evidence; [Mutex.Stats]
+// and [StatsOf] how much locks are fought for. Only calls that do not get the lock at once write
+// anything down, into a page of their process' own that the others can read.
 //
 // # Platforms
 //
