@@ -57,3 +57,10 @@ func (e *MisuseError) Unwrap() error { return ErrMisuse }
 
 // errTimeout is how a wait with a limit ends when there is no context to ask.
 var errTimeout = fmt.Errorf("sync: lock: %w", os.ErrDeadlineExceeded)
+
+// closedError says that a wait was for something in a region that is closed now.
+func closedError(what string, r *shm.Region) error { return closedIn(what, r.Name()) }
+
+func closedIn(what, region string) error {
+	return fmt.Errorf("sync: %s: region %s: %w", what, region, shm.ErrClosed)
+}

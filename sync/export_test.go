@@ -1,14 +1,50 @@
 package sync
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"github.com/shmkit/shmkit/sync/internal/futex"
+)
 
 // Pointer returns the address of m.
 func (m *Mutex) Pointer() unsafe.Pointer { return unsafe.Pointer(m) }
 
 // HasWaiter reports whether a goroutine of this process waits for m.
-func (m *Mutex) HasWaiter() bool {
-	s := &gates[shard(m)]
+func (m *Mutex) HasWaiter() bool { return hasGate(m.Pointer()) }
+
+// HasWaiter reports whether a goroutine of this process waits for e.
+func (e *Event) HasWaiter() bool { return hasGate(unsafe.Pointer(&e.word)) }
+
+func hasGate(key unsafe.Pointer) bool {
+	s := &gates[shard(key)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.by[m] != nil
+	return s.by[key] != nil
 }
+
+// Parked returns how many goroutines of this process are parked behind a leader that waits for e.
+func (e *Event) Parked() (n int) {
+	if !e.HasWaiter() {
+		return 0
+	}
+	g := enter(&e.word)
+	defer leave(&e.word, g)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for w := g.head; w != nil; w = w.next {
+		n++
+	}
+	return n
+}
+
+// Sleeps reports whether somebody may sleep on e's word.
+func (e *Event) Sleeps() bool { return e.word.Load()&eventWaiters != 0 }
+
+// SetWithoutWake is a Set that is cut off.
+func (e *Event) SetWithoutWake() {
+	next, _ := signalled(e.word.Load())
+	e.word.Store(next)
+}
+
+// Kernel says whether sleepers sleep in the kernel.
+const Kernel = futex.Kernel

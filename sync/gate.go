@@ -4,6 +4,8 @@ import (
 	stdsync "sync"
 	"time"
 	"unsafe"
+
+	"github.com/shmkit/shmkit/shm"
 )
 
 // A gate is where goroutines of this process wait for one lock. It exists while somebody waits or
@@ -40,41 +42,55 @@ var waiters = stdsync.Pool{New: func() any { return &waiter{told: make(chan mess
 // free gives back a waiter that has been told and that no queue has.
 func (w *waiter) free() { waiters.Put(w) }
 
+// locate returns the region that a lock lies in, and where; no region if it lies outside of any. An error
+// is [shm.ErrClosed]: the lock's region is closed, and it was to be used for what.
+func locate[T any](m *T, what string) (r *shm.Region, off shm.Offset, err error) {
+	r, off, ok := shm.Locate(unsafe.Pointer(m))
+	if !ok {
+		if name, closed := shm.ClosedAt(unsafe.Pointer(m)); closed {
+			return nil, 0, closedIn(what, name)
+		}
+	}
+	return r, off, nil
+}
+
 // gates are the gates of this process, by address of the lock. The keys are pointers, not numbers, so
-// that a Mutex is never on a stack, which moves when it grows.
+// that a lock is never on a stack, which moves when it grows.
 var gates [64]struct {
 	mu stdsync.Mutex
-	by map[*Mutex]*gate
+	by map[unsafe.Pointer]*gate
 	_  [48]byte
 }
 
-func shard(m *Mutex) int {
-	return int(uint64(uintptr(unsafe.Pointer(m))>>3) * 0x9e3779b97f4a7c15 >> 58)
+func shard(m unsafe.Pointer) int {
+	return int(uint64(uintptr(m)>>3) * 0x9e3779b97f4a7c15 >> 58)
 }
 
 // enter returns the gate of m, and keeps it until leave.
-func enter(m *Mutex) *gate {
-	s := &gates[shard(m)]
+func enter[T any](m *T) *gate {
+	key := unsafe.Pointer(m)
+	s := &gates[shard(key)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := s.by[m]
+	g := s.by[key]
 	if g == nil {
 		if s.by == nil {
-			s.by = make(map[*Mutex]*gate)
+			s.by = make(map[unsafe.Pointer]*gate)
 		}
 		g = new(gate)
-		s.by[m] = g
+		s.by[key] = g
 	}
 	g.users++
 	return g
 }
 
-func leave(m *Mutex, g *gate) {
-	s := &gates[shard(m)]
+func leave[T any](m *T, g *gate) {
+	key := unsafe.Pointer(m)
+	s := &gates[shard(key)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g.users--; g.users == 0 {
-		delete(s.by, m)
+		delete(s.by, key)
 	}
 }
 
@@ -135,4 +151,42 @@ func (g *gate) promote() {
 	if g.leader {
 		g.pop().told <- leadNow
 	}
+}
+
+// park waits until w, which is in the queue, is told something, or its wait is over; then w is not in
+// the queue any more.
+func (g *gate) park(w *waiter, l *limit, r *shm.Region) (told message, err error) {
+	var expired <-chan time.Time
+	if l.ctx == nil {
+		if end, ok := l.end(); ok {
+			t := time.NewTimer(time.Until(end))
+			defer t.Stop()
+			expired = t.C
+		}
+	}
+	var closed <-chan struct{}
+	if r != nil {
+		closed = r.Done()
+	}
+	select {
+	case told = <-w.told:
+	default:
+		select {
+		case told = <-w.told:
+		case <-l.done():
+		case <-expired:
+		case <-closed:
+		}
+	}
+	if told == nothing {
+		if g.remove(w) {
+			if err = l.over(); err == nil {
+				err = closedError(l.what, r)
+			}
+			return nothing, err
+		}
+		told = <-w.told // it came first
+	}
+	w.free()
+	return told, nil
 }

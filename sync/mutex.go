@@ -3,7 +3,6 @@ package sync
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -118,7 +117,7 @@ func (m *Mutex) LockTimeout(d time.Duration) bool {
 		}
 		return true
 	}
-	err := m.acquire(limit{deadline: time.Now().Add(d)}, ownHandler)
+	err := m.acquire(limit{what: "lock", deadline: time.Now().Add(d)}, ownHandler)
 	if errors.Is(err, errTimeout) {
 		return false
 	}
@@ -138,7 +137,7 @@ func (m *Mutex) LockContext(ctx context.Context) error {
 // not held, and LockRepaired returns that error. A repair that panics leaves m inconsistent.
 func (m *Mutex) LockRepaired(ctx context.Context, repair func(shm.Death) error) error {
 	if !m.word.CompareAndSwap(0, token) {
-		return m.acquire(limit{ctx: ctx}, repair)
+		return m.acquire(limit{what: "lock", ctx: ctx}, repair)
 	}
 	if raceEnabled {
 		raceAcquire(m)
@@ -205,7 +204,7 @@ func (m *Mutex) Inconsistent() bool { return m.word.Load()&flagInconsistent != 0
 // lockSlow stays out of Lock, which is small enough to be inlined.
 //
 //go:noinline
-func (m *Mutex) lockSlow() { mustHold(m.acquire(limit{}, ownHandler)) }
+func (m *Mutex) lockSlow() { mustHold(m.acquire(limit{what: "lock"}, ownHandler)) }
 
 // ownHandler is the repair of those who have no error result.
 func ownHandler(d shm.Death) error {
@@ -234,11 +233,9 @@ func mustHold(err error) {
 // held.
 func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 	a := attempt{m: m, limit: l, start: time.Now()}
-	a.region, a.offset, _ = shm.Locate(a.address())
-	if a.region == nil {
-		if name, closed := shm.ClosedAt(a.address()); closed {
-			return fmt.Errorf("sync: lock: region %s: %w", name, shm.ErrClosed)
-		}
+	var err error
+	if a.region, a.offset, err = locate(m, "lock"); err != nil {
+		return err
 	}
 	dirty, err := a.run()
 	if a.region != nil {
@@ -246,7 +243,7 @@ func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 	}
 	if err == nil && a.region != nil && a.region.Closed() {
 		a.drop() // perhaps it was the zero word that Close has put there
-		err = a.closedError()
+		err = closedError("lock", a.region)
 	}
 	if err != nil {
 		return err

@@ -15,7 +15,7 @@ const raceEnabled = true
 // a shared one would order what is not ordered, and hide real races.
 var shadows stdsync.Map // address of the lock → *byte
 
-func shadow(m *Mutex) unsafe.Pointer {
+func shadow[T any](m *T) unsafe.Pointer {
 	key := uintptr(unsafe.Pointer(m))
 	s, ok := shadows.Load(key)
 	if !ok {
@@ -24,5 +24,8 @@ func shadow(m *Mutex) unsafe.Pointer {
 	return unsafe.Pointer(s.(*byte))
 }
 
-func raceAcquire(m *Mutex) { runtime.RaceAcquire(shadow(m)) }
-func raceRelease(m *Mutex) { runtime.RaceRelease(shadow(m)) }
+func raceAcquire[T any](m *T) { runtime.RaceAcquire(shadow(m)) }
+func raceRelease[T any](m *T) { runtime.RaceRelease(shadow(m)) }
+
+// raceReleaseMerge is raceRelease for one of several that release, all of whom are waited for.
+func raceReleaseMerge[T any](m *T) { runtime.RaceReleaseMerge(shadow(m)) }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-	"unsafe"
 
 	"github.com/shmkit/shmkit/shm"
 )
@@ -36,11 +35,11 @@ func (m *Mutex) Owner() (Owner, bool) {
 	if t == 0 {
 		return Owner{}, false
 	}
-	r, off, ok := shm.Locate(unsafe.Pointer(m))
+	r, off, _ := locate(m, "owner")
 	switch {
-	case !ok && uint64(t) == token:
+	case r == nil && uint64(t) == token:
 		return Owner{Attachment: shm.Lone()}, true
-	case !ok:
+	case r == nil:
 		return Owner{Attachment: shm.Attachment{Slot: -1, Token: t, Evidence: "the lock lies in no open region"}}, true
 	}
 	a, ok := r.Holder(t)
@@ -86,8 +85,8 @@ func (s *Stats) wait(w shm.Wait) {
 // for a lock outside of regions or on the Go heap. It takes no lock.
 func (m *Mutex) Stats() Stats {
 	var s Stats
-	r, off, ok := shm.Locate(unsafe.Pointer(m))
-	if !ok {
+	r, off, _ := locate(m, "stats")
+	if r == nil {
 		return s
 	}
 	all, err := r.Attachments()

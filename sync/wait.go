@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -43,6 +44,7 @@ const (
 
 // A limit says how long to wait. The zero limit is for ever.
 type limit struct {
+	what     string          // is waited for
 	ctx      context.Context // or nil
 	deadline time.Time       // or zero
 }
@@ -68,9 +70,9 @@ func (l *limit) over() error {
 		case err == nil:
 			return nil
 		case cause != err:
-			return fmt.Errorf("sync: lock: %w: %w", err, cause)
+			return fmt.Errorf("sync: %s: %w: %w", l.what, err, cause)
 		}
-		return fmt.Errorf("sync: lock: %w", err)
+		return fmt.Errorf("sync: %s: %w", l.what, err)
 	}
 	if end, ok := l.end(); ok && !time.Now().Before(end) {
 		return errTimeout
@@ -93,8 +95,6 @@ type attempt struct {
 	death  shm.Death     // of the holder that the lock was taken over from
 	shown  int           // the entry that lets others see this wait, plus one
 }
-
-func (a *attempt) address() unsafe.Pointer { return unsafe.Pointer(a.m) }
 
 // show lets others see that this process waits, once it is more than a moment.
 func (a *attempt) show() {
@@ -148,44 +148,8 @@ func (a *attempt) queue() (lead, held bool, err error) {
 
 // park waits to be told to lead, or for the lock.
 func (a *attempt) park(w *waiter) (lead, held bool, err error) {
-	var expired <-chan time.Time
-	if a.limit.ctx == nil {
-		if end, ok := a.limit.end(); ok {
-			t := time.NewTimer(time.Until(end))
-			defer t.Stop()
-			expired = t.C
-		}
-	}
-	var closed <-chan struct{}
-	if a.region != nil {
-		closed = a.region.Done()
-	}
-	var told message
-	select {
-	case told = <-w.told:
-	default:
-		select {
-		case told = <-w.told:
-		case <-a.limit.done():
-		case <-expired:
-		case <-closed:
-		}
-	}
-	if told == nothing {
-		if a.gate.remove(w) {
-			if err = a.limit.over(); err == nil {
-				err = a.closedError()
-			}
-			return false, false, err
-		}
-		told = <-w.told // it came first
-	}
-	w.free()
-	return told == leadNow, told == lockPassed, nil
-}
-
-func (a *attempt) closedError() error {
-	return fmt.Errorf("sync: lock: region %s: %w", a.region.Name(), shm.ErrClosed)
+	told, err := a.gate.park(w, &a.limit, a.region)
+	return told == leadNow, told == lockPassed, err
 }
 
 // lead competes with other processes until it has the lock, parks again, or gives up.
@@ -201,7 +165,7 @@ func (a *attempt) lead() (held bool, err error) {
 	a.rest(firstSleep)
 	for {
 		if a.region != nil && a.region.Closed() { // before anything else: the range reads as zeros now
-			return false, a.giveUp(a.closedError())
+			return false, a.giveUp(closedError(a.limit.what, a.region))
 		}
 		v := m.word.Load()
 		switch holder := v &^ flags; {
@@ -330,6 +294,9 @@ func (m *Mutex) half() *uint32 {
 	return &halves[lowHalf]
 }
 
+// plain is the word as package futex takes it.
+func plain(word *atomic.Uint32) *uint32 { return (*uint32)(unsafe.Pointer(word)) }
+
 var lowHalf = func() int {
 	one := uint64(1)
 	if *(*uint32)(unsafe.Pointer(&one)) == 1 {
@@ -447,8 +414,9 @@ func (m *Mutex) unlockSlow() {
 
 // misused panics for a caller that does not hold the lock whose word is v.
 func (m *Mutex) misused(v uint64) {
+	// Also of a region that is open still, but in which this process has lost the proof of its life.
 	if name, closed := shm.ClosedAt(unsafe.Pointer(m)); closed {
-		panic(fmt.Errorf("sync: unlock: region %s: %w", name, shm.ErrClosed))
+		panic(closedIn("unlock", name))
 	}
 	panic(&MisuseError{shm.Token(v &^ flags)})
 }

@@ -1,0 +1,109 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+)
+
+// The word of an Event: how often it was set, whether it is now, and whether anybody may sleep on it.
+//
+//	31                 2     1     0
+//	| times it was set | set | W  |
+const (
+	eventWaiters = 1 << 0
+	eventSet     = 1 << 1
+	eventOnce    = 1 << 2
+)
+
+// An Event is a flag that goroutines of any number of processes wait for. Its zero value is not set;
+// it is 4 bytes and lives in a region, inside any struct, or outside of regions, where it works among
+// the goroutines of its process. It must not be copied.
+//
+// Nobody owns an Event, so no death leaves it inconsistent: a process that dies in [Event.Set] has set
+// it or not. Its waiters go on within 100 ms if it was killed before it had woken them.
+//
+// A Set, in whatever process, synchronizes before the return of each Wait that it ends. Set, Clear and
+// the Wait for an event that is set make no system call unless somebody sleeps.
+type Event struct {
+	word atomic.Uint32
+}
+
+// Set sets the event, and lets everybody go on who waits for it. Setting one that is set does nothing.
+func (e *Event) Set() {
+	if raceEnabled {
+		raceReleaseMerge(&e.word)
+	}
+	for {
+		v := e.word.Load()
+		next, wake := signalled(v)
+		if next == v {
+			return
+		}
+		if e.word.CompareAndSwap(v, next) {
+			// crash here: who sleeps looks at the word when the sleep ends by itself
+			if wake {
+				wakeAll(&e.word)
+			}
+			return
+		}
+	}
+}
+
+// signalled is the step of Set, and whether sleepers are woken then.
+func signalled(v uint32) (next uint32, wake bool) {
+	if v&eventSet != 0 {
+		return v, false
+	}
+	return (v|eventSet)&^eventWaiters + eventOnce, v&eventWaiters != 0
+}
+
+// Clear makes the event not set. Who was waiting when it was set goes on all the same.
+func (e *Event) Clear() { e.word.And(^uint32(eventSet)) }
+
+// IsSet reports whether the event is set.
+func (e *Event) IsSet() bool {
+	if e.word.Load()&eventSet == 0 {
+		return false
+	}
+	if raceEnabled {
+		raceAcquire(&e.word)
+	}
+	return true
+}
+
+// Wait waits until the event is set, and returns nil: at once if it is, whatever the context. An event
+// that is set and cleared again at once ends the waits that began before. Otherwise it returns the
+// context's error, or [shm.ErrClosed].
+func (e *Event) Wait(ctx context.Context) error {
+	if e.IsSet() {
+		return nil
+	}
+	return e.wait(limit{what: "wait for an event", ctx: ctx})
+}
+
+// WaitTimeout is Wait for a limited time, and reports whether the event was set. 0 and less mean to
+// look. It panics with an error that is [shm.ErrClosed] if the region is closed meanwhile.
+func (e *Event) WaitTimeout(d time.Duration) bool {
+	if e.IsSet() {
+		return true
+	}
+	switch err := e.wait(limit{what: "wait for an event", deadline: time.Now().Add(d)}); {
+	case err == nil:
+		return true
+	case errors.Is(err, errTimeout):
+		return false
+	default:
+		panic(err)
+	}
+}
+
+func (e *Event) wait(l limit) error {
+	times := e.word.Load() / eventOnce
+	err := await(&e.word, l, func(v uint32) bool { return v&eventSet != 0 || v/eventOnce != times })
+	if err == nil && raceEnabled {
+		raceAcquire(&e.word)
+	}
+	return err
+}
