@@ -103,6 +103,7 @@ func (m *Mutex) tryReserved() bool {
 			return false
 		}
 		if m.word.CompareAndSwap(v, next) {
+			crash("tried")
 			return true
 		}
 	}
@@ -277,7 +278,9 @@ func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 		return err
 	}
 	repaired = true
+	crash("repaired")
 	m.word.And(^uint64(flagInconsistent)) // by the holder only
+	crash("consistent")
 	return nil
 }
 

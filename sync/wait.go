@@ -172,6 +172,7 @@ func (a *attempt) lead() (held bool, err error) {
 		case holder == 0:
 			if next, ok := taken(v, token, a.slept); ok {
 				if m.word.CompareAndSwap(v, next) {
+					crash("taken")
 					a.stepDown()
 					return true, nil
 				}
@@ -204,6 +205,7 @@ func (a *attempt) lead() (held bool, err error) {
 		}
 		if a.time() {
 			if a.takeOver(v) {
+				crash("inherited")
 				a.stepDown()
 				return true, nil
 			}
@@ -214,7 +216,9 @@ func (a *attempt) lead() (held bool, err error) {
 		if next != v && !m.word.CompareAndSwap(v, next) {
 			continue
 		}
+		crash("awaited")
 		a.sleep(next, cancel)
+		crash("slept")
 	}
 }
 
@@ -327,6 +331,7 @@ func (a *attempt) stepDown() {
 	g.leader = false
 	if g.head != nil {
 		a.m.word.Or(flagLocal) // ours: only flags can change beside us
+		crash("stepped down")
 	}
 	g.mu.Unlock()
 }
@@ -340,6 +345,7 @@ func (a *attempt) parkInFront(v uint64) *waiter {
 	if !a.m.word.CompareAndSwap(v, queuedUp(v, a.slept)) {
 		return nil
 	}
+	crash("parked in front")
 	g.leader = false
 	return g.push(a.start, true)
 }
@@ -357,8 +363,10 @@ func (a *attempt) giveUp(err error) error {
 		if next != v && !m.word.CompareAndSwap(v, next) {
 			continue
 		}
+		crash("abandoned")
 		if wake {
 			futex.Wake(m.half(), 1)
+			crash("passed the wake-up on")
 		}
 		break
 	}
@@ -381,6 +389,7 @@ func (a *attempt) lastLook(why error) (held bool, err error) {
 			}
 			return false, why
 		case a.m.word.CompareAndSwap(v, next):
+			crash("taken at the last look")
 			return true, nil
 		}
 	}
@@ -401,8 +410,10 @@ func (m *Mutex) unlockSlow() {
 			if !m.word.CompareAndSwap(v, next) {
 				continue
 			}
+			crash("released")
 			if wake {
 				futex.Wake(m.half(), 1) // asks the kernel only: m itself is not touched any more
+				crash("woke one")
 			}
 			return
 		}
@@ -436,6 +447,7 @@ func (m *Mutex) unlockLocal() bool {
 		if g.head == nil {
 			m.word.And(^uint64(flagLocal))
 		}
+		crash("about to pass")
 		g.mu.Unlock()
 		w.told <- lockPassed // the word keeps our token
 		return true
@@ -445,11 +457,13 @@ func (m *Mutex) unlockLocal() bool {
 		g.mu.Unlock()
 		return false
 	}
+	crash("released in the gate")
 	if !g.leader {
 		g.promote() // or nobody of ours would compete
 	}
 	g.mu.Unlock()
 	if wake {
+		crash("promoted")
 		futex.Wake(m.half(), 1)
 	}
 	return true
