@@ -180,6 +180,32 @@ func (s *space) leave() error {
 	return s.region.Close()
 }
 
+// Trim gives the memory of what is free in the region back to the system, and returns how many bytes that
+// is: the region stays as large as it is, and its file gets holes. When the memory is needed again, it is
+// reserved first; on a file system that is full by then making an object returns [shm.ErrNoSpace].
+//
+// What was 1 MiB or more in one piece goes back by itself when it is freed, except where
+// [shm.Region.ReadableHoles] is false: in a file system in memory that has a size, such as /dev/shm. There a method
+// that reads an object without its lock, and finds only then that it was destroyed, would take memory again, and if the
+// file system were full by then, the read would end its program. So call Trim there when no process uses
+// handles on objects that were destroyed, and none is in the middle of reading what others change.
+//
+// It returns an error that is [errors.ErrUnsupported] where the system cannot do it: then nothing has changed. It holds
+// the heap's lock meanwhile: other processes wait when they make or destroy objects. O(blocks).
+func (m *Manager) Trim() (bytes uint64, err error) {
+	s, err := m.space()
+	if err != nil {
+		return 0, err
+	}
+	if s.readOnly {
+		return 0, fmt.Errorf("containers: trim %v: the region is open for reading only: %w", s, fs.ErrPermission)
+	}
+	if bytes, err = s.heap.Trim(); err != nil {
+		err = fmt.Errorf("containers: trim %v: %w", s, err)
+	}
+	return bytes, err
+}
+
 // Check walks the heap and the names and returns an error that names the first broken invariant. It holds
 // their locks meanwhile: other processes wait when they make or destroy objects.
 func (m *Manager) Check() error {
@@ -187,10 +213,17 @@ func (m *Manager) Check() error {
 	if err != nil {
 		return err
 	}
+	return s.check()
+}
+
+func (s *space) check() error {
 	if err := s.checkNames(); err != nil {
 		return fmt.Errorf("containers: check %v: %w", s, err)
 	}
-	return s.heap.Check()
+	if err := s.heap.Check(); err != nil {
+		return fmt.Errorf("containers: check %v: %w", s, err)
+	}
+	return nil
 }
 
 // MarshalBinary encodes a reference to the region. A process started by package proc finds it attached.
@@ -273,11 +306,26 @@ func spaceOf(r *shm.Region) (*space, error) {
 	if s := spaces.open[key]; s != nil {
 		return s, nil
 	}
-	s := &space{readOnly: key.readOnly}
+	s, err := newSpace(r)
+	if err != nil {
+		return nil, err
+	}
+	if s.region, err = r.Dup(); err != nil {
+		return nil, err
+	}
+	s.readOnly = key.readOnly
+	spaces.open[key] = s
+	return s, nil
+}
+
+// newSpace returns the space of a region that holds containers, on r itself.
+func newSpace(r *shm.Region) (*space, error) {
 	off := shm.Offset(r.Root().Load())
 	if off == 0 {
 		return nil, fmt.Errorf("region %s holds no containers yet, and is open for reading only: %w", describe(r), fs.ErrNotExist)
 	}
+	s := &space{region: r}
+	var err error
 	if s.root, err = shm.At[root](r, off); err != nil {
 		return nil, err
 	}
@@ -287,14 +335,24 @@ func spaceOf(r *shm.Region) (*space, error) {
 	case s.root.version != rootVersion:
 		return nil, fmt.Errorf("region %s: containers of version %d, this program knows %d: %w", describe(r), s.root.version, rootVersion, shm.ErrVersion)
 	}
-	if s.heap, err = heap.Open(r, off+rootSize); err != nil {
-		return nil, err
+	s.heap, err = heap.Open(r, off+rootSize)
+	return s, err
+}
+
+func init() { shm.SetCheck(checkRegion) }
+
+// checkRegion is Check for a region that nobody has a Manager on yet. One that holds something else than
+// containers is not for it to judge.
+func checkRegion(r *shm.Region) error {
+	off := shm.Offset(r.Root().Load())
+	if t, err := shm.At[root](r, off); err != nil || t.magic != rootMagic {
+		return nil
 	}
-	if s.region, err = r.Dup(); err != nil {
-		return nil, err
+	s, err := newSpace(r)
+	if err != nil {
+		return err
 	}
-	spaces.open[key] = s
-	return s, nil
+	return s.check()
 }
 
 // setUp lays out root and heap in a region that has none. It runs under Exclusive; whatever a process that
@@ -370,6 +428,9 @@ func newObject(m *Manager, k kind, layout *shm.Layout, opts []Option, fill func(
 }
 
 func (s *space) newObject(k kind, layout *shm.Layout, o *options, fill func(s *space, o *object) error) (base, error) {
+	if o.aligned && k != kindRaw {
+		return base{}, fmt.Errorf("only New takes the option Align: %w", fs.ErrInvalid)
+	}
 	if o.named {
 		if err := checkName(o.name); err != nil {
 			return base{}, err

@@ -6,11 +6,13 @@ import shmsync "github.com/shmkit/shmkit/sync"
 type Option func(*options)
 
 type options struct {
-	name   string
-	named  bool
-	orOpen bool
-	locked bool
-	lock   Ref[shmsync.Mutex]
+	name    string
+	named   bool
+	orOpen  bool
+	locked  bool
+	lock    Ref[shmsync.Mutex]
+	align   int // bytes
+	aligned bool
 }
 
 // Name gives the object a name within its Manager, to be looked up with [Find]: 1 to 200 bytes of
@@ -28,6 +30,14 @@ func OrOpen() Option { return func(o *options) { o.orOpen = true } }
 // an object uses it.
 func WithMutex(lock Ref[shmsync.Mutex]) Option {
 	return func(o *options) { o.lock, o.locked = lock, true }
+}
+
+// Align makes what [New] makes start at a multiple of that many bytes, in every process: a power of two from 8
+// to 4096, else the error is [fs.ErrInvalid]. Without it, and below 64, it is 64 bytes, a cache line. With
+// more, the memory left out before it goes to objects that it is enough for. For other constructors, and for a
+// lock alone, which stands in the header of its object, the option is an error too.
+func Align(bytes int) Option {
+	return func(o *options) { o.align, o.aligned = bytes, true }
 }
 
 func collect(opts []Option) options {

@@ -2,8 +2,11 @@ package containers
 
 import (
 	"context"
+	"fmt"
+	"io/fs"
 	"reflect"
 
+	"github.com/shmkit/shmkit/containers/internal/heap"
 	"github.com/shmkit/shmkit/shm"
 	shmsync "github.com/shmkit/shmkit/sync"
 )
@@ -20,10 +23,14 @@ type Ref[T any] struct {
 	p addr
 }
 
-// New makes a zero T.
+// New makes a zero T, aligned to 64 bytes or as the option [Align] says.
 func New[T any](m *Manager, opts ...Option) (Ref[T], error) {
 	var r Ref[T]
 	k, layout, err := r.about()
+	if err != nil {
+		return r, err
+	}
+	align, err := alignmentOf[T](opts)
 	if err != nil {
 		return r, err
 	}
@@ -38,7 +45,7 @@ func New[T any](m *Manager, opts ...Option) (Ref[T], error) {
 			}
 			return err
 		}
-		off, err := s.heap.Alloc(max(1, sizeOf[T]()))
+		off, err := s.heap.AllocAligned(max(1, sizeOf[T]()), align)
 		o.words[0].Store(uint64(off))
 		o.words[1].Store(sizeOf[T]())
 		return err
@@ -86,6 +93,20 @@ func (r *Ref[T]) UnmarshalBinary(data []byte) error { return unmarshal(r, data) 
 
 // UnmarshalText is UnmarshalBinary from base64.
 func (r *Ref[T]) UnmarshalText(text []byte) error { return unmarshalText(r, text) }
+
+// alignmentOf returns what the option Align asks for, for a T.
+func alignmentOf[T any](opts []Option) (uint64, error) {
+	o := collect(opts)
+	switch {
+	case !o.aligned:
+		return 8, nil
+	case isMutex[T]():
+		return 0, fmt.Errorf("containers: new %v with Align: it stands in the object's header; put it into a struct: %w", reflect.TypeFor[T](), fs.ErrInvalid)
+	case o.align < 8 || o.align > heap.MaxAlign || o.align&(o.align-1) != 0:
+		return 0, fmt.Errorf("containers: new %v with Align(%d): alignments are powers of two from 8 to %d: %w", reflect.TypeFor[T](), o.align, heap.MaxAlign, fs.ErrInvalid)
+	}
+	return uint64(o.align), nil
+}
 
 func isMutex[T any]() bool { return reflect.TypeFor[T]() == reflect.TypeFor[shmsync.Mutex]() }
 

@@ -6,6 +6,7 @@ package shm
 const (
 	growthByte    = 1<<62 - 1 // held while the region grows
 	exclusiveByte = 1<<62 - 2 // held during Exclusive
+	restartByte   = 1<<62 - 3 // held while one process clears up after a restart of the machine
 	slotBytes     = 1 << 62   // first of the bytes that processes hold for life
 )
 

@@ -33,6 +33,9 @@ func byteHeld(f *os.File, pos, n int64) (bool, error) {
 	return l.Type != unix.F_UNLCK, err
 }
 
+// othersHeld reports whether somebody else than f has the byte of a slot locked.
+func othersHeld(f *os.File, _ int) (bool, error) { return byteHeld(f, slotByte(0), slotCount) }
+
 func flock(f *os.File, cmd int, l *unix.Flock_t) error {
 	return control(f, func(fd int) error {
 		for {

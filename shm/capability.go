@@ -23,6 +23,7 @@ type Report struct {
 	Mode      os.FileMode
 
 	FileSystem string // type of the file system there
+	Device     string // which file system it is, as major:minor: who has another one does not see the same regions
 	Memory     Answer // files there are memory, and count against limits on it
 	ReadOnly   Answer // mounted so
 	Size       Amount // of the file system
@@ -223,6 +224,9 @@ func (r Report) String() string {
 	line("named regions", "%s (%s; %s)", r.Directory, r.Why, state)
 	line("there", "private %v, writable %v, in memory %v", r.Private, r.Writable, r.Memory)
 	line("file system", "%s, %v, %v free, read-only %v", name, r.Size, r.Free, r.ReadOnly)
+	if r.Device != "" {
+		line("device", "%s: programs whose report says another one, such as those in other containers, have named regions of their own", r.Device)
+	}
 	if r.Locks == No {
 		line("locks", "no: %s", r.LocksWrong)
 	} else {

@@ -2,6 +2,7 @@ package shm
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path"
@@ -29,6 +30,10 @@ func (r *Report) lookAround() {
 
 // lookAtMount looks at the file system of dir, and tries what regions do in a file without a name.
 func (r *Report) lookAtMount(dir string) {
+	var where unix.Stat_t
+	if unix.Stat(dir, &where) == nil {
+		r.Device = fmt.Sprintf("%d:%d", unix.Major(uint64(where.Dev)), unix.Minor(uint64(where.Dev)))
+	}
 	var st unix.Statfs_t
 	if unix.Statfs(dir, &st) == nil {
 		known := knownFileSystem(uint32(st.Type))

@@ -243,6 +243,22 @@ func TestWhatContainersFindIsExplained(t *testing.T) {
 	}
 }
 
+// Programs that see different mounts can tell from their reports.
+func TestReportsTellMountsApart(t *testing.T) {
+	here, err := os.MkdirTemp("/dev/shm", "shmkit-test-")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer os.RemoveAll(here)
+	one, same, other := Capabilities(Dir(here)), Capabilities(Dir("/dev/shm")), Capabilities(Dir("/proc"))
+	if one.Device == "" || one.Device != same.Device || one.Device == other.Device {
+		t.Errorf("devices %q, %q on the same file system, %q on another one", one.Device, same.Device, other.Device)
+	}
+	if !strings.Contains(one.String(), one.Device) {
+		t.Errorf("the report does not show it:\n%v", one)
+	}
+}
+
 // A limit on the size of files sends a signal to those who go beyond.
 func TestAReportOutlivesALimitOnFiles(t *testing.T) {
 	var was unix.Rlimit

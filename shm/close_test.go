@@ -92,6 +92,9 @@ func TestPointersIntoAClosedRegionLeadNowhere(t *testing.T) {
 	root, seed := r.Root(), r.HashSeed()
 	root.Store(8)
 	r.Close()
+	if wholeFiles {
+		t.Skip("here a view stays until no handle is left: nothing can be laid over it")
+	}
 	for i, c := range b {
 		if c != 0 {
 			t.Fatalf("byte %d of a closed region is %#x", i, c)
@@ -159,9 +162,9 @@ var judge = proc.Define("judge", func(_ context.Context, r *shm.Region) error {
 // may keep a descriptor. The token must not stand in two slots then.
 func TestARegionThatWasGivenUpIsAttachedAgain(t *testing.T) {
 	r := anonymous(t)
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", r.File().Fd()), os.O_RDWR, 0)
+	f, err := shm.Reopen(r)
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	defer f.Close()
 	slot := shm.SlotOf(r)
@@ -259,23 +262,35 @@ func TestCloseRacesWithEveryUse(t *testing.T) {
 
 // 3,000 regions of 64 GiB of addresses are more than a process has.
 func TestClosedRegionsLeaveNothingBehind(t *testing.T) {
-	dir := named(t)
+	in := memoryDir(t)
+	dir := shm.Dir(in)
 	settle := func() (fds, maps int) {
 		wait(t, "the addresses of closed regions to come back", func() bool {
 			runtime.GC()
 			return shm.ClosedRanges() == 0
 		})
-		return descriptors(t, ""), count(t, "/proc/self/maps")
+		return descriptors(t, ""), count(t, procSelf+"/maps")
 	}
 	fds, maps := settle()
 	for i := range 3000 {
 		var r *shm.Region
 		var err error
-		if i%3 == 0 {
+		switch i % 3 {
+		case 0:
 			if r, err = shm.Create("r", dir); err == nil {
 				err = shm.Remove("r", dir)
 			}
-		} else {
+		case 1:
+			if r, err = shm.Create("r", dir); err == nil {
+				err = r.Close()
+			}
+			if err == nil {
+				r, err = shm.Open("r", dir)
+			}
+			if err == nil {
+				err = shm.Remove("r", dir)
+			}
+		default:
 			r, err = shm.Anonymous()
 		}
 		if err == nil {
@@ -292,6 +307,9 @@ func TestClosedRegionsLeaveNothingBehind(t *testing.T) {
 	}
 	if mapped > maps+50 { // the collector's own vary
 		t.Errorf("%d mappings, %d before", mapped, maps)
+	}
+	if names, err := os.ReadDir(in); err != nil || len(names) != 0 {
+		t.Errorf("the directory holds %v, %v", names, err)
 	}
 }
 
@@ -352,7 +370,7 @@ var closeUnderALimit = proc.Define("closeUnderALimit", func(_ context.Context, r
 
 // privateMemory returns what the kernel counts against RLIMIT_DATA.
 func privateMemory() (bytes uint64, err error) {
-	f, err := os.Open("/proc/self/status")
+	f, err := os.Open(procSelf + "/status")
 	if err != nil {
 		return 0, err
 	}

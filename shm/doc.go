@@ -32,8 +32,9 @@
 //     know and does not.
 //   - Other byte orders and word sizes. A region is for the programs of one machine, and 32-bit programs
 //     have regions of their own.
-//   - Power loss. A region in a file on a disk outlives a restart if the file system wrote its pages;
-//     nothing here orders or checks that. The usual place is memory, which a restart empties.
+//   - Power loss. A region in a file on a disk outlives a restart if the file system wrote its pages, and
+//     is put right and checked before it is used again (see below); pages that were torn are not promised. The
+//     usual place is memory, which a restart empties.
 //   - File systems whose byte locks are not those of the kernel: network file systems above all.
 //   - Descriptors closed behind this package's back. A program that closes numbers it does not own may
 //     close the one that proves that it lives. To others it is dead from then on, and its locks can be
@@ -60,7 +61,21 @@
 //
 // Memory is really reserved before it is used: a hole in a mapped file on a full file system answers
 // with a signal that ends the program, where a failed reservation is [ErrNoSpace]. Only the holdings
-// of slots that nobody has had yet are holes. Opening a copied file fills its holes.
+// of slots that nobody has had yet are holes, and what was given back. Opening a copied file fills its other
+// holes.
+//
+// # Memory given back
+//
+// A region never becomes shorter. What its owner does not need it gives back page by page
+// ([Region.Release], on Linux), and has to reserve again before it is used ([Region.Reserve]): on a file
+// system that is full by then that is ErrNoSpace, not a signal. The header notes up to 63 such ranges: the
+// range is noted, then its memory goes; memory is reserved, then the note is removed. So a process that is
+// killed in between leaves a note too many, which costs nothing.
+//
+// Who reads memory without a lock, and finds out afterwards that it was freed, may come when it was given back.
+// On a disk the read yields zeros, and so it does in anonymous regions. In a file system in memory that
+// has a size, such as /dev/shm, it takes a page, and if there is none it ends its program: there
+// [Region.ReadableHoles] is false, and containers give nothing back without being told.
 //
 // # Growth and address space
 //
@@ -85,6 +100,15 @@
 // A survivor that dies over it loses the byte, and another one goes on. Nobody watches
 // for deaths: those who wait look ([Region.Scan]), and a process that attaches does when more than half
 // of the slots are taken. An orderly end and a kill are the same here; who held no lock is not missed.
+//
+// # After a restart of the machine
+//
+// No process of before lives, and its kernel's word is not needed: every slot's byte is free. The header says
+// in which run of the machine the region was last opened. The first process to open it in another one undoes
+// what all of the dead left half done, and has the contents checked ([SetCheck]; containers do), before
+// anybody gets a handle; others wait. If something is wrong, opening it for writing is an error that names
+// the command repair, for everybody, until it is put right. [ReadOnly] shows what is there. A file that was
+// copied from another machine is treated the same.
 //
 // # Close
 //

@@ -33,8 +33,11 @@ func (r *Region) UnmarshalBinary(data []byte) error {
 		return fmt.Errorf("shm: reference of %d bytes to a region: %w", len(data), ErrCorrupt)
 	}
 	if found := byID(id); found != nil {
-		*r = Region{found.m, found.once}
-		return nil
+		found, err := ready(found, nil)
+		if err == nil {
+			*r = Region{found.m, found.once}
+		}
+		return err
 	}
 	path := string(bytes.TrimPrefix(data, id[:]))
 	missing := func(why error) error {

@@ -29,7 +29,9 @@ const (
 	SizeOffset       = int64(unsafe.Offsetof(header{}.size))
 	LimitOffset      = int64(unsafe.Offsetof(header{}.limit))
 	FeaturesOffset   = int64(unsafe.Offsetof(header{}.incompatible))
+	PageSizeOffset   = int64(unsafe.Offsetof(header{}.pageSize))
 	GrowthByte       = growthByte
+	BootOffset       = int64(unsafe.Offsetof(header{}.boot))
 	LargestDataLimit = 1<<44 - dataStart
 )
 
@@ -139,6 +141,9 @@ func ClosedRanges() int {
 	return len(regions.closed)
 }
 
+// Reopen opens the file of a region once more.
+func Reopen(r *Region) (*os.File, error) { return reopen(r.m.file, r.m.path) }
+
 // LivenessFile returns the descriptor that holds this process' bytes.
 func LivenessFile(r *Region) *os.File { return r.m.seat.lock }
 
@@ -178,7 +183,7 @@ func Constants() map[string]uint64 {
 	return map[string]uint64{
 		"magic": regionMagic, "version": layoutVersion, "slots": slotsStart, "slot count": slotCount,
 		"holdings": holdingStart, "data": dataStart, "first slot byte": slotBytes, "growth byte": growthByte,
-		"exclusive byte": exclusiveByte, "checksum of 1..9": crcOf("123456789"),
+		"exclusive byte": exclusiveByte, "restart byte": restartByte, "checksum of 1..9": crcOf("123456789"),
 		"ATTACHED": slotAttached, "UNDOING": slotUndoing, "UNDONE": slotUndone, "DRAINING": slotDraining,
 	}
 }
@@ -197,6 +202,7 @@ func CloseAll(r *Region) error {
 func Soil(r *Region, i int) {
 	s := &r.m.slots[i]
 	s.flags.Store(slotClosed)
+	s.bell.Store(bellWaiters | bellRung)
 	s.busy.Store(1)
 	s.overflow.Store(64)
 	for j := range r.m.holdings[i].waiting {
@@ -219,3 +225,14 @@ func Clean(r *Region, i int) error {
 	}
 	return nil
 }
+
+// HoleWords returns the words of the header that note what was given back: their state, then the runs.
+func HoleWords(r *Region) []atomic.Uint64 {
+	return unsafe.Slice(&r.m.header.holes.state, 1+holeRuns)
+}
+
+// BootWords returns the words that say in which run of the machine the region was last opened.
+func BootWords(r *Region) []atomic.Uint64 { return r.m.header.boot[:] }
+
+// AtEachStep makes this process call fn between any two steps of giving memory back.
+func AtEachStep(fn func(done string)) { crashPoint = fn }

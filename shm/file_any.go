@@ -7,21 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-
-	"github.com/edsrzf/mmap-go"
 )
-
-func unmap(mem []byte) {
-	m := mmap.MMap(mem)
-	m.Unmap()
-}
-
-func access(readOnly bool) int {
-	if readOnly {
-		return os.O_RDONLY
-	}
-	return os.O_RDWR
-}
 
 // temporaryFile makes a file in dir under a name that no region can have.
 func temporaryFile(dir string) (f *os.File, path string, err error) {

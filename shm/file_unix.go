@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/edsrzf/mmap-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,12 +29,40 @@ func (m *mapping) overlay(end uint64) error {
 	return errors.Join(lay(0, used, unix.PROT_READ|unix.PROT_WRITE), lay(used, m.limit, unix.PROT_NONE))
 }
 
-// links returns how many names a file has.
-func links(info os.FileInfo) uint64 {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return uint64(st.Nlink)
+// nameless reports whether a file has no name any more.
+func nameless(f *os.File, _ string) (bool, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
 	}
-	return 1
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink == 0, nil
+}
+
+// afresh returns the file of a region that has its name now.
+func afresh(f *os.File, _ string, _ os.FileInfo) *os.File { return f }
+
+func removeFile(path string) error { return os.Remove(path) }
+
+// mapShared maps n bytes of a file.
+func mapShared(f *os.File, n uint64, readOnly bool) ([]byte, error) {
+	prot := mmap.RDWR
+	if readOnly {
+		prot = mmap.RDONLY
+	}
+	return mmap.MapRegion(f, int(n), prot, 0, 0)
+}
+
+func unmap(mem []byte) {
+	m := mmap.MMap(mem)
+	m.Unmap()
+}
+
+func access(readOnly bool) int {
+	if readOnly {
+		return os.O_RDONLY
+	}
+	return os.O_RDWR
 }
 
 func openNew(path string) (*os.File, error) {
@@ -46,6 +75,9 @@ func ownedByUs(info os.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(st.Uid) == os.Geteuid()
 }
+
+// tellsClosed reports whether an error says that a file is closed.
+func tellsClosed(err error) bool { return errors.Is(err, os.ErrClosed) }
 
 // isFull reports whether an error says that there is no room for a longer file.
 func isFull(err error) bool {

@@ -155,6 +155,9 @@ var growByPages = proc.Define("growByPages", func(_ context.Context, r *shm.Regi
 
 // A full file system, played by a limit on the size of files.
 func TestAFullFileSystem(t *testing.T) {
+	if err := canLimitFiles(); err != nil {
+		t.Skipf("a limit on the size of files: %v", err)
+	}
 	if err := fillUp.Run(t.Context(), memoryDir(t)); err != nil {
 		t.Error(err)
 	}

@@ -65,6 +65,8 @@ func (m *mapping) fault(p any) error {
 		return m.cut("access", uint64(info.Size()))
 	case m.readOnly && m.readable(off):
 		return nil // a write to a read-only region
+	case m.inHole(off):
+		return m.fail("access", errReleased)
 	}
 	m.giveUp()
 	return m.fail("access", fmt.Errorf("no memory at offset %d of a file of %d bytes: it was cut and made longer again, or its file system failed: %w", off, info.Size(), ErrCorrupt))

@@ -93,7 +93,7 @@ type header struct {
 	boot    [2]atomic.Uint64
 	_       [112]byte
 	died    [32]struct{ token, pid atomic.Uint64 } // the last dead, by deaths modulo 32; for people
-	_       [4096 - 2176 - 7*128 - 32*16]byte
+	holes   holes                                  // what was given back to the system: see release.go
 }
 
 var (

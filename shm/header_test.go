@@ -1,6 +1,7 @@
 package shm_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,21 +16,21 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/shmkit/shmkit/shm"
+	"github.com/shmkit/shmkit/shm/proc"
 )
 
-// closedRegion makes a region's file that this process has closed.
+// closedRegion makes a region's file that no process has attached.
 func closedRegion(tb testing.TB) (path string) {
 	tb.Helper()
 	path = filepath.Join(memoryDir(tb), "r")
-	r, err := shm.CreateFile(path, shm.Size(5000), shm.Limit(1<<20))
-	if err == nil {
-		err = r.Close()
-	}
-	if err != nil {
-		tb.Fatal(err)
-	}
+	succeed(tb, start(tb, makeAndEnd, path))
 	return path
 }
+
+var makeAndEnd = proc.Define("makeAndEnd", func(_ context.Context, path string) error {
+	_, err := shm.CreateFile(path, shm.Size(5000), shm.Limit(1<<20))
+	return err
+})
 
 func patch(tb testing.TB, path string, off int64, b []byte) {
 	tb.Helper()
@@ -68,6 +69,14 @@ func use(r *shm.Region) error {
 	}
 	r.Scan()
 	r.Settled(shm.Token(16))
+	// Whatever is noted as given back, it can be had again.
+	if _, err := r.Release(r.Data()+100, r.Size()-100); err != nil && !errors.Is(err, shm.ErrNoSpace) && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	if err := r.Reserve(r.Data(), r.Size()); err != nil {
+		return err
+	}
+	clear(b)
 	err = r.Grow(r.Size() + 4096)
 	if errors.Is(err, shm.ErrNoSpace) { // its limit
 		err = nil
@@ -98,11 +107,15 @@ func TestScribbledWordsAtRest(t *testing.T) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	dir := memoryDir(t)
-	path := filepath.Join(dir, "r")
 	opened := 0
 	for i := range 200 {
+		name := fmt.Sprint("r", i)
+		path := filepath.Join(dir, name)
 		r, err := shm.CreateFile(path, shm.Size(5000), shm.Limit(1<<20))
-		must(t, r, err).Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
 		for range 1 + rnd.IntN(20) {
 			off := shm.MutableStart + rnd.Int64N(shm.SlotsStart+128*128-shm.MutableStart)/8*8
 			switch i % 4 {
@@ -122,7 +135,9 @@ func TestScribbledWordsAtRest(t *testing.T) {
 		if err != nil && !errors.Is(err, shm.ErrCorrupt) {
 			t.Errorf("seed %d, turn %d: %v, want nil or ErrCorrupt", seed, i, err)
 		}
-		os.Remove(path)
+		if err := shm.Remove(name, shm.Dir(dir)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if opened == 0 || opened == 200 {
 		t.Errorf("%d of 200 could be opened: the test shows nothing", opened)
@@ -156,7 +171,11 @@ func TestScribbledWordsWhileOpen(t *testing.T) {
 // The end of the data area is a word that everybody can write to. What it says is believed as far as
 // there is a file, and it never shrinks what this process has used.
 func TestAWrongSizeMakesNoPointerThatFaults(t *testing.T) {
-	r := anonymous(t, shm.Size(8192))
+	opts := []shm.Option{shm.Size(8192)}
+	if wholeFiles {
+		opts = append(opts, shm.Limit(8192)) // there is a file as far as the limit
+	}
+	r := anonymous(t, opts...)
 	for _, said := range []uint64{0, 1, shm.DataStart, shm.DataStart + 1, shm.DataStart + 8193, 1 << 30, 64 << 30, 1 << 63, 1<<64 - 1} {
 		shm.SizeWord(r).Store(said)
 		if r.Size() != 8192 {
@@ -172,6 +191,9 @@ func TestAWrongSizeMakesNoPointerThatFaults(t *testing.T) {
 			t.Errorf("with %d in the word: behind the end: %v, want ErrCorrupt", said, err)
 		}
 	}
+	if wholeFiles {
+		return
+	}
 	if err := r.Grow(16384); err != nil || r.Size() != 16384 {
 		t.Errorf("Grow: %v, size %d, want 16384", err, r.Size())
 	}
@@ -183,7 +205,7 @@ func TestAWrongSizeMakesNoPointerThatFaults(t *testing.T) {
 }
 
 func TestFilesThatAreNoRegions(t *testing.T) {
-	dir := t.TempDir()
+	dir := diskDir(t)
 	whole := contents(t, closedRegion(t))
 	for name, c := range map[string]struct {
 		data []byte
@@ -192,7 +214,7 @@ func TestFilesThatAreNoRegions(t *testing.T) {
 		"empty":       {nil, "has 0 bytes"},
 		"short":       {whole[:100], "has 100 bytes"},
 		"header only": {whole[:4096], "it was cut"},
-		"cut":         {whole[:len(whole)-1], "it was cut"},
+		"cut":         {whole[:shm.DataStart+4999], "it was cut"},
 		"no data":     {whole[:shm.DataStart], "it was cut"},
 		"text":        {[]byte(strings.Repeat("hello world ", 1000)), "not with the mark of a region"},
 		"zeros":       {make([]byte, len(whole)), "not with the mark of a region"},
@@ -237,12 +259,14 @@ func TestRegionsOfOtherPrograms(t *testing.T) {
 		"not ready":         {shm.MutableStart, u32(0), shm.ErrCorrupt, "state 0"},
 		"size of nothing":   {shm.SizeOffset, u64(0), shm.ErrCorrupt, "it was cut"},
 		"size above limit":  {shm.SizeOffset, u64(1<<64 - 1), shm.ErrCorrupt, "it was cut"},
+		"larger pages":      {shm.PageSizeOffset, u32(65536), nil, ""},
+		"smaller pages":     {shm.PageSizeOffset, u32(512), nil, ""},
 		"nothing but valid": {0, nil, nil, ""},
 	} {
 		data := slices.Clone(whole)
 		copy(data[c.off:], c.data)
 		shm.Seal(data)
-		path := filepath.Join(t.TempDir(), "r")
+		path := filepath.Join(diskDir(t), "r")
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -289,7 +313,7 @@ func TestTheHolesOfACopyAreFilled(t *testing.T) {
 // With -fuzz, say -fuzzminimizetime 1x: what is new here depends on chance too, and Go would spend its
 // first minute on making one input shorter.
 func FuzzOpen(f *testing.F) {
-	path := filepath.Join(f.TempDir(), "seed")
+	path := filepath.Join(diskDir(f), "seed")
 	r, err := shm.CreateFile(path, shm.Size(5000), shm.Limit(1<<20))
 	if err != nil {
 		f.Fatal(err)
@@ -385,6 +409,7 @@ header.died                   3072   512
 header.died[1]                3088    16
 header.died[0].token          3072     8
 header.died[0].pid            3080     8
+header.holes                  3584   512
 slot                             0   128
 slot.token                       0     8
 slot.state                       8     8
@@ -395,7 +420,6 @@ slot.pidns                      32     8
 slot.attached                   40     8
 slot.bell                       48     4
 slot.flags                      52     4
-slot.bellNode                   56    16
 slot.lanes                      72     8
 slot.leases                     80     8
 slot.busy                       88     8
@@ -430,6 +454,7 @@ first slot byte              0x4000000000000000
 growth byte                  0x3fffffffffffffff
 holdings                     0x9000
 magic                        0xa0d74696b6d6873
+restart byte                 0x3ffffffffffffffd
 slot count                   0x100
 slots                        0x1000
 version                      0x1

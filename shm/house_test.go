@@ -53,7 +53,9 @@ containers/copywords.go
 containers/internal/heap/heap.go
 containers/manager.go
 containers/object.go
+shm/bell_linux.go
 shm/file_unix.go
+shm/file_windows.go
 shm/header.go
 shm/heap.go
 shm/mapping.go
@@ -209,6 +211,75 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 	for dir, n := range docs {
 		if n != 1 {
 			t.Errorf("package %s has %d package comments, want 1", dir, n)
+		}
+	}
+}
+
+// harmless are what package-level variables and functions named init may call: nothing that asks the system for
+// something. A program that only links a package must run where there is no /proc, no /dev/shm and a strict filter.
+var harmless = map[string]bool{
+	"errors.New": true, "fmt.Errorf": true, "crc64.MakeTable": true, "rand.Uint64": true, "flag.Bool": true,
+	"reflect.TypeFor": true, "reflect.TypeOf": true, "unsafe.Sizeof": true, "unsafe.Offsetof": true, "unsafe.Alignof": true, "unsafe.Pointer": true,
+	"sync.OnceValue": true, "stdsync.OnceValue": true, "stdsync.OnceValues": true, "stdsync.OnceFunc": true,
+	"runtime.NumCPU": true, "uint64": true, "newToken": true, "new": true, "make": true, "len": true, "string": true,
+	"regexp.MustCompile": true, "namedLayout": true, "shm.Self": true, "shm.SetCheck": true, "proc.Define": true,
+}
+
+func TestImportingAPackageAsksNothingOfTheSystem(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test || !under(s.dir, "shm") && !under(s.dir, "sync") && !under(s.dir, "containers") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, s.path), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var look func(in ast.Node)
+		look = func(in ast.Node) {
+			ast.Inspect(in, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.FuncLit: // runs later
+					return false
+				case *ast.CallExpr:
+					fun := n.Fun
+					switch generic := fun.(type) {
+					case *ast.IndexExpr:
+						fun = generic.X
+					case *ast.FuncLit: // runs now
+						look(generic.Body)
+						return true
+					case *ast.ParenExpr, *ast.ArrayType: // a conversion
+						return true
+					}
+					name := "?"
+					switch fun := fun.(type) {
+					case *ast.Ident:
+						name = fun.Name
+					case *ast.SelectorExpr:
+						if x, ok := fun.X.(*ast.Ident); ok {
+							name = x.Name + "." + fun.Sel.Name
+						} else {
+							name = "?." + fun.Sel.Name
+						}
+					}
+					if !harmless[name] {
+						t.Errorf("%s calls %s when it is imported", s.path, name)
+					}
+				}
+				return true
+			})
+		}
+		for _, d := range f.Decls {
+			switch d := d.(type) {
+			case *ast.GenDecl:
+				if d.Tok == token.VAR {
+					look(d)
+				}
+			case *ast.FuncDecl:
+				if d.Name.Name == "init" && d.Recv == nil {
+					look(d.Body)
+				}
+			}
 		}
 	}
 }

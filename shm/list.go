@@ -17,7 +17,7 @@ func Remove(name string, opts ...Option) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(path); err != nil {
+	if err := removeFile(path); err != nil {
 		return fmt.Errorf("shm: remove region %s: %w", name, err)
 	}
 	regions.mu.Lock()

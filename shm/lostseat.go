@@ -81,6 +81,7 @@ func barred(id ID) bool { return slices.Contains(regions.barred, id) }
 // lose forgets a seat, kept since Close, that proves nothing any more. regions.mu is held.
 func (s *seat) lose() error {
 	regions.barred = append(regions.barred, s.id)
+	defer s.takeBellDown()
 	return discard(s.lock, s.info, (*os.File).Close)
 }
 

@@ -28,9 +28,18 @@ func named(tb testing.TB) shm.Option {
 func memoryDir(tb testing.TB) string {
 	tb.Helper()
 	base := ""
-	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
-		base = "/dev/shm"
+	if info, err := os.Stat(memory); err == nil && info.IsDir() {
+		base = memory
 	}
+	return dirIn(tb, base)
+}
+
+// diskDir returns a temporary directory. Unlike that of TempDir it may hold files that are in use when
+// the test ends, which cannot be removed everywhere.
+func diskDir(tb testing.TB) string { return dirIn(tb, "") }
+
+func dirIn(tb testing.TB, base string) string {
+	tb.Helper()
 	dir, err := os.MkdirTemp(base, "shmkit-test-")
 	if err != nil {
 		tb.Fatal(err)

@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
-
-	"github.com/edsrzf/mmap-go"
 )
 
 // A mapping is a region as this process has it: one range of addresses and one slot, however many
@@ -44,6 +42,7 @@ type mapping struct {
 	cutEnd   atomic.Uint64 // what end was when the file was found cut, else 0
 	closed   atomic.Bool
 	unseated atomic.Bool     // closed since the proof of our life is gone
+	solid    atomic.Bool     // its file can have no holes
 	done     chan struct{}   // closed with it
 	handles  int             // guarded by regions.mu
 	draining [slotCount]bool // by a goroutine of ours; guarded by seat.undoing
@@ -89,6 +88,7 @@ func find(info os.FileInfo, readOnly bool) *mapping {
 func register(m *mapping) {
 	regions.open = append(regions.open, m)
 	publish()
+	m.hangBell()
 	// The addresses are given back when nothing refers to the mapping any more: closed handles
 	// still point there.
 	if m.file != nil {
@@ -144,7 +144,7 @@ func (m *mapping) where() string {
 // fail wraps err with the region's name. What goes wrong since the region was closed meanwhile is
 // ErrClosed.
 func (m *mapping) fail(op string, err error) error {
-	if m.closed.Load() && errors.Is(err, os.ErrClosed) {
+	if m.closed.Load() && tellsClosed(err) {
 		err = ErrClosed
 	}
 	if m.unseated.Load() && errors.Is(err, ErrClosed) {
@@ -192,15 +192,11 @@ func (m *mapping) size() uint64 {
 
 // mapFile maps the whole limit of a region's file.
 func (m *mapping) mapFile() error {
-	prot := mmap.RDWR
-	if m.readOnly {
-		prot = mmap.RDONLY
-	}
-	mem, err := mmap.MapRegion(m.file, int(m.limit), prot, 0, 0)
+	mem, err := mapShared(m.file, m.limit, m.readOnly)
 	for try := 0; err != nil && try < 5; try++ {
 		runtime.GC() // the addresses of closed regions come back when it finds that no handle is left
 		time.Sleep(time.Millisecond << try)
-		mem, err = mmap.MapRegion(m.file, int(m.limit), prot, 0, 0)
+		mem, err = mapShared(m.file, m.limit, m.readOnly)
 	}
 	if err != nil {
 		return m.fail(fmt.Sprintf("map %d bytes of addresses (a smaller Limit needs fewer)", m.limit), err)

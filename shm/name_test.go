@@ -50,9 +50,16 @@ func TestTheDefaultDirectoryMustBePrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{link, file} {
+		if _, err := os.Lstat(path); err != nil {
+			t.Logf("no links here: %v", err)
+			continue
+		}
 		if err := shm.CheckPrivate(path); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("%s: %v, want fs.ErrPermission", path, err)
 		}
+	}
+	if !haveModes {
+		t.Skip("modes say nothing here")
 	}
 	for _, mode := range []fs.FileMode{0o777, 0o770, 0o750, 0o701, 0o1777} {
 		if err := os.Chmod(private, mode); err != nil {

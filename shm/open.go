@@ -94,13 +94,13 @@ func FromFile(f *os.File, opts ...Option) (*Region, error) {
 		return nil, err
 	}
 	if r, err := openHere(info, o.readOnly); r != nil || err != nil {
-		return r, err
+		return ready(r, err)
 	}
 	own, err := reopenMode(f, "", o.readOnly)
 	if err != nil {
 		return nil, fmt.Errorf("shm: %s: %w", where, err)
 	}
-	return attachFile(o, own, "", "", where)
+	return ready(attachFile(o, own, "", "", where))
 }
 
 // Anonymous makes a region without a name. Other processes get it as an argument, or through
@@ -189,6 +189,7 @@ func build(o *options, f *os.File, name, path string, appear func() error) (*Reg
 	if err := appear(); err != nil {
 		return fail(err)
 	}
+	m.file = afresh(f, path, info)
 	register(m)
 	return m.handle(), nil
 }
@@ -224,7 +225,7 @@ func (m *mapping) format(o *options) {
 func open(o *options, name, path string) (*Region, error) {
 	if info, err := os.Lstat(path); err == nil { // without a descriptor: where locks belong to processes, closing one drops them
 		if r, err := openHere(info, o.readOnly); r != nil || err != nil {
-			return r, err
+			return ready(r, err)
 		}
 	}
 	f, err := openPath(path, o.readOnly)
@@ -234,7 +235,7 @@ func open(o *options, name, path string) (*Region, error) {
 		}
 		return nil, fmt.Errorf("shm: open %s: %w", path, err)
 	}
-	return attachFile(o, f, name, path, path)
+	return ready(attachFile(o, f, name, path, path))
 }
 
 func exists(path string) error {
@@ -258,6 +259,9 @@ func openHere(info os.FileInfo, readOnly bool) (*Region, error) {
 // statRegular describes a file that should hold a region. where names it in errors.
 func statRegular(f *os.File, where string) (os.FileInfo, error) {
 	info, err := f.Stat()
+	if tellsClosed(err) && !errors.Is(err, os.ErrClosed) {
+		err = os.ErrClosed
+	}
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("is no regular file (%v): %w", info.Mode(), ErrCorrupt)
 	}
@@ -311,7 +315,7 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 	m.name, m.path, m.file, m.info = name, path, f, info
 	m.forgive, m.seed, m.readOnly = h.flags&flagContinueAfterDeath != 0, h.hashSeed, o.readOnly
 	m.end.Store(h.size.Load())
-	if err := m.fillHoles(); err != nil {
+	if err := m.fillHoles(&h.holes); err != nil {
 		return fail(err)
 	}
 	if err := m.mapFile(); err != nil {
@@ -329,13 +333,14 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 
 // fillHoles reserves memory for a file that has not enough, such as a copy: where there is none, a
 // mapped file answers with a signal that ends the program. Only the holdings of slots that nobody uses
-// are holes in a region.
-func (m *mapping) fillHoles() error {
+// are holes in a region, and what was given back.
+func (m *mapping) fillHoles(given *holes) error {
 	end := m.end.Load()
 	if m.readOnly {
 		return nil
 	}
-	if err := fill(m.file, m.info, [2]uint64{0, holdingStart}, [2]uint64{dataStart, end}); err != nil {
+	parts := append(given.around(span{dataStart, end}), [2]uint64{0, holdingStart})
+	if err := fill(m.file, m.info, parts...); err != nil {
 		return m.fail("open", noSpace("its file has holes", end, err))
 	}
 	return nil

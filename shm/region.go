@@ -100,14 +100,15 @@ func (r *Region) Grow(size uint64) error {
 	return r.m.grow(dataStart + size)
 }
 
-// Removed reports whether the region's name has been taken away: no process can open it any more. It
-// is always true of anonymous regions.
+// Removed reports whether the region's name has been taken away: no process can open it any more. By
+// [Remove], or by others: systemd clears /dev/shm of the files of a user who logs out (RemoveIPC=no in
+// logind.conf keeps them; so does another directory). It is always true of anonymous regions.
 func (r *Region) Removed() bool {
 	if r.m.file == nil || r.m.closed.Load() {
 		return true
 	}
-	info, err := r.m.file.Stat()
-	return err != nil || links(info) == 0
+	is, err := nameless(r.m.file, r.m.path)
+	return is || err != nil
 }
 
 // Exclusive runs fn while no other call of Exclusive on this region runs, in any process. The kernel

@@ -16,13 +16,16 @@ import (
 type seat struct {
 	id   ID // of the region
 	info os.FileInfo
+	path string   // of the file when it was attached, empty if unknown
 	lock *os.File // never handed out, close-on-exec: the kernel frees its locks when this process is gone
 	slot int      // -1 until it has one
+	bell *bell    // nil if none hangs; guarded by regions.mu
 
 	// The bytes that lock holds exclude other processes; these exclude goroutines of this one, also
 	// those that still use an earlier, closed mapping of the region.
 	growing stdsync.Mutex // the growth byte
 	setting stdsync.Mutex // the byte of Exclusive
+	restart stdsync.Mutex // the restart byte
 	undoing stdsync.Mutex // the bytes of the slots; taken after regions.mu
 }
 
@@ -42,6 +45,7 @@ func (m *mapping) attach() error {
 			return nil
 		default:
 			s.lock.Close() // somebody wrote over the slot; locks there are not ours any more
+			s.takeBellDown()
 		}
 	}
 	if err := checkLocks(m); err != nil {
@@ -51,7 +55,7 @@ func (m *mapping) attach() error {
 	if err != nil {
 		return m.fail("open for liveness", err)
 	}
-	m.seat = &seat{id: m.id, info: m.info, lock: lock, slot: -1}
+	m.seat = &seat{id: m.id, info: m.info, path: m.path, lock: lock, slot: -1}
 	if err := m.findSlot(); err != nil {
 		m.seat = nil
 		lock.Close()
@@ -182,8 +186,6 @@ func (m *mapping) fill(s *slot, i int) {
 	s.attached.Store(time.Now().UnixNano())
 	s.bell.Store(0)
 	s.flags.Store(0)
-	s.bellNode[0].Store(0)
-	s.bellNode[1].Store(0)
 	s.busy.Store(0)
 	s.overflow.Store(0)
 	s.pressed.Store(m.header.press.Load())
@@ -193,11 +195,10 @@ func (m *mapping) fill(s *slot, i int) {
 // process has it open. Others that have closed it hold their bytes too, as this one does; if they were
 // waited for, two that live on would keep the memory from being freed for ever.
 func (s *seat) unseen() bool {
-	info, err := s.lock.Stat()
-	if err != nil || links(info) != 0 {
+	if is, err := nameless(s.lock, s.path); !is || err != nil {
 		return false
 	}
-	held, err := byteHeld(s.lock, slotByte(0), slotCount)
+	held, err := othersHeld(s.lock, s.slot)
 	if !held || err != nil {
 		return err == nil
 	}
@@ -227,6 +228,7 @@ func leave() (err error) {
 			return false
 		}
 		err = errors.Join(err, s.lock.Close())
+		s.takeBellDown()
 		return true
 	})
 	return err

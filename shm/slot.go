@@ -37,21 +37,21 @@ const (
 //     token = 0, and FREE; the byte last.
 type slot struct {
 	_        structs.HostLayout
-	token    atomic.Uint64    // of the process; published last in attach, cleared before FREE; what locks of it carry
-	state    atomic.Uint64    // slot state in the low four bits, above it the token of whoever moved it there
-	pid      atomic.Uint32    // as the process sees itself; for people
-	gen      atomic.Uint32    // attachments to this slot so far
-	started  atomic.Uint64    // start time of the process in clock ticks after boot, 0 if unknown; for people
-	pidns    atomic.Uint64    // inode of its pid namespace, 0 if unknown; for people
-	attached atomic.Int64     // Unix nanoseconds
-	bell     atomic.Uint32    // thread id that the kernel marks when the process dies: wakes waiters early, proves nothing
-	flags    atomic.Uint32    // slotClosed
-	bellNode [2]atomic.Uint64 // the kernel's list node for bell
-	lanes    atomic.Uint64    // offset of the lanes of this slot, 0 none
-	leases   atomic.Uint64    // offset of the leases of this slot, 0 none
-	busy     atomic.Uint64    // bit i: lane i is in an operation
-	overflow atomic.Uint64    // offset of the first page of further holdings, 0 none
-	pressed  atomic.Uint64    // value of header.press that this process has answered
+	token    atomic.Uint64 // of the process; published last in attach, cleared before FREE; what locks of it carry
+	state    atomic.Uint64 // slot state in the low four bits, above it the token of whoever moved it there
+	pid      atomic.Uint32 // as the process sees itself; for people
+	gen      atomic.Uint32 // attachments to this slot so far
+	started  atomic.Uint64 // start time of the process in clock ticks after boot, 0 if unknown; for people
+	pidns    atomic.Uint64 // inode of its pid namespace, 0 if unknown; for people
+	attached atomic.Int64  // Unix nanoseconds
+	bell     atomic.Uint32 // changed by the kernel when the process ends: wakes waiters early, proves nothing; see bell.go
+	flags    atomic.Uint32 // slotClosed
+	_        [16]byte      // reserved, zero
+	lanes    atomic.Uint64 // offset of the lanes of this slot, 0 none
+	leases   atomic.Uint64 // offset of the leases of this slot, 0 none
+	busy     atomic.Uint64 // bit i: lane i is in an operation
+	overflow atomic.Uint64 // offset of the first page of further holdings, 0 none
+	pressed  atomic.Uint64 // value of header.press that this process has answered
 	_        [16]byte
 }
 

@@ -10,6 +10,24 @@ import (
 	"github.com/shmkit/shmkit/shm/proc"
 )
 
+const (
+	memory   = "/dev/shm"   // where files are memory, if the system has that
+	procSelf = "/proc/self" // what it tells of this process, if it does
+)
+
+const (
+	haveModes       = true  // what users may do with files is in their modes
+	killsLeaveFiles = false // a process that is killed while it makes a region leaves a file
+)
+
+// cutRefused is what the system says of an attempt to cut anonymous memory.
+const cutRefused = syscall.EPERM
+
+// wholeFiles says that the file of a mapped region is as long as its limit.
+const wholeFiles = false
+
+func canLimitFiles() error { return nil }
+
 // limitFiles limits the size of files of this process.
 func limitFiles(size uint64) (restore func() error, err error) {
 	return limit(syscall.RLIMIT_FSIZE, size)

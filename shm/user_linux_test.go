@@ -96,6 +96,31 @@ var beRefused = role("be refused", func(args []string) error {
 	return nil
 })
 
+// Who may read a region's file and not write it looks, and changes nothing.
+func TestAReaderNeedsNoPermissionToWrite(t *testing.T) {
+	attr := asUser(t, nobody)
+	r, err := shm.Create("r", shm.Dir(openDir(t, 0o755)), shm.Mode(0o644))
+	must(t, r, err)
+	fill(t, r, "for all to see")
+	play(t, readableBinary(t), attr, nil, lookWithoutWriting, r.Path()).succeed(t)
+}
+
+var lookWithoutWriting = role("look without writing", func(args []string) error {
+	if r, err := shm.OpenFile(args[0]); !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("open for writing: %v, %v, want fs.ErrPermission", r, err)
+	}
+	r, err := shm.OpenFile(args[0], shm.ReadOnly())
+	if err != nil {
+		return err
+	}
+	for name, err := range map[string]error{"Grow": r.Grow(r.Size() + 1), "Exclusive": r.Exclusive(func() error { return nil })} {
+		if !errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("%s: %v, want fs.ErrPermission", name, err)
+		}
+	}
+	return errors.Join(expect(r, "for all to see"), r.Close())
+})
+
 // Locks and deaths between two users, in a region that both may write.
 func TestUsersShareARegionThatAllowsIt(t *testing.T) {
 	attr := asUser(t, nobody)

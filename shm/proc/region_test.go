@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -19,6 +20,18 @@ func anonymous(t *testing.T) *shm.Region {
 	}
 	t.Cleanup(func() { r.Close() })
 	return r
+}
+
+// regionDir returns a temporary directory. Unlike that of TempDir it may hold regions that are in use
+// when the test ends, which cannot be removed everywhere.
+func regionDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "shmkit-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 type twoRegions struct {
@@ -44,7 +57,7 @@ var increment = proc.Define("increment", func(_ context.Context, a twoRegions) e
 
 func TestRegionsInTheArgumentArriveAttached(t *testing.T) {
 	a := anonymous(t)
-	b, err := shm.CreateFile(t.TempDir()+"/region", shm.Limit(1<<20))
+	b, err := shm.CreateFile(regionDir(t)+"/region", shm.Limit(1<<20))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +114,7 @@ func TestRegionStaysAttachedWhenTheFunctionClosesItsHandle(t *testing.T) {
 }
 
 func TestRegionThatWasRemovedArrives(t *testing.T) {
-	dir := shm.Dir(t.TempDir())
+	dir := shm.Dir(regionDir(t))
 	a, err := shm.Create("r", dir, shm.Limit(1<<20))
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +159,7 @@ var look = proc.Define("look", func(_ context.Context, r *shm.Region) error {
 })
 
 func TestReadOnlyRegionStaysReadOnly(t *testing.T) {
-	path := t.TempDir() + "/region"
+	path := regionDir(t) + "/region"
 	w, err := shm.CreateFile(path, shm.Limit(1<<20))
 	if err != nil {
 		t.Fatal(err)

@@ -55,11 +55,20 @@ func inherited(numbers string) (handles []uintptr, err error) {
 	return handles, errors.Join(errs...)
 }
 
-// readOnly does not tell here.
-func readOnly(*os.File) bool { return false }
+// readOnly reports whether a handle is for reading only, by writing nothing.
+func readOnly(f *os.File) bool {
+	var n uint32
+	return windows.WriteFile(windows.Handle(f.Fd()), nil, &n, nil) == windows.ERROR_ACCESS_DENIED
+}
 
 // sendSignal ends the process, whatever the signal: there is no other here.
-func sendSignal(p *os.Process, _ syscall.Signal) error { return p.Kill() }
+func sendSignal(p *os.Process, _ syscall.Signal) error {
+	err := p.Kill()
+	if errors.Is(err, syscall.EINVAL) { // what it says once it was waited for
+		return os.ErrProcessDone
+	}
+	return err
+}
 
 // exitCode returns the code of a process that has ended, or the signal that it was sent instead of a
 // bare end.

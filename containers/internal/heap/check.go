@@ -13,6 +13,7 @@ type Usage struct {
 	Live, LiveBlocks uint64 // handed out
 	Free, FreeBlocks uint64 // to be handed out again
 	Unlisted         uint64 // free blocks that a dead process took off their list: the next merge finds them
+	Released         uint64 // of Free, and behind the last block: given back to the system
 	Objects          uint64 // object headers in use
 	FreeObjects      uint64
 }
@@ -59,8 +60,12 @@ func (p *Heap) walk() (Usage, error) {
 				return u, bad("live block at offset %d: wrong check word", at)
 			}
 		}
+		if released := p.r.Released(shm.Offset(at), size); released > 0 && state != blockFree {
+			return u, bad("block at offset %d is in state %d, and %d of its %d bytes are given back", at, state, released, size)
+		}
 		at += size
 	}
+	u.Released = p.r.Released(p.r.Data(), p.r.Size())
 	for c := range p.h.classes {
 		for at := p.h.classes[c].Load(); at != 0; {
 			b, size, _, err := p.block(at)

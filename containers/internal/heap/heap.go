@@ -18,10 +18,26 @@
 // # A process that dies inside
 //
 // Each step is ordered so that a kill between any two stores leaves the chain of blocks walkable and the
-// lists correct. What it can leave is one block that is free but on no list, or one handed out to a caller
-// that never learned of it. Blocks of the first kind come back: whoever takes over the lock notes that the
-// heap is to be merged, which walks all blocks and makes the lists anew. The second kind is lost to this
+// lists correct. What it can leave is a block or two that are free but on no list, or one handed out to a
+// caller that never learned of it. Blocks of the first kind come back: whoever takes over the lock notes that
+// the heap is to be merged, which walks all blocks and makes the lists anew. The second kind is lost to this
 // version.
+//
+// # Memory that goes back
+//
+// A free block of 1 MiB or more gives its pages back to the system ([shm.Region.Release]), but not the one with
+// its header, where a reader who comes too late does no harm ([shm.Region.ReadableHoles]); Trim does so for
+// smaller ones, and for what is behind top, when its caller says that nobody reads there. The region itself
+// notes what has no memory; nothing in a block does. So the state of a block never contradicts the note:
+//
+//	free       | block free and listed                           | it has memory
+//	           | noted, punched (in Release)                     | free, and to be reserved before use
+//	hand out   | reserved, the note removed (in Reserve)         | free, it has memory
+//	           | off its list, split, handed out: as above       |
+//
+// Only what is handed out is reserved, and the header of the rest. The page of a header, free or not, always
+// has memory, and so has a block that is not larger than a page. If Reserve finds the file system full, nothing
+// has been touched: the search goes on, for a block that has memory.
 //
 // # Objects
 //
@@ -39,6 +55,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/bits"
 	"structs"
 	"sync/atomic"
@@ -71,6 +88,9 @@ const (
 	// HeaderSize is what the header takes: the first block's payload starts there.
 	HeaderSize = 1408
 
+	// MaxAlign is the most that AllocAligned aligns to: what a region's start has in every process.
+	MaxAlign = 4096
+
 	granule    = 64 // block sizes are multiples of it; so are payload offsets
 	blockHead  = 16
 	classCount = 160
@@ -82,6 +102,17 @@ const (
 )
 
 var _ [HeaderSize - granule]byte = [unsafe.Sizeof(header{})]byte{} // the layout is a format: moving it must not compile
+
+// releaseMin is the size of a free block, in bytes, from which on its memory goes back to the system; tests
+// change it. To have it back costs some 40 times as much as to clear it. So when a process takes a block
+// that was given back, it gives back only larger ones from then on, until they are of a size that is worth
+// it every time: as the C library of GNU does (M_MMAP_THRESHOLD in mallopt(3)).
+var releaseMin uint64 = 1 << 20
+
+const (
+	releaseAlways = 32 << 20
+	minHole       = 4096 // pages are not smaller
+)
 
 // States of a block, in the low bits of its first word.
 const (
@@ -99,6 +130,8 @@ type Heap struct {
 	h *header
 	// first is the offset of the first block, the end of every walk towards lower addresses.
 	first uint64
+	// churn is the size of the largest block that this process gave back too early; guarded by mu.
+	churn uint64
 }
 
 type block struct {
@@ -148,7 +181,7 @@ func Open(r *shm.Region, at shm.Offset) (*Heap, error) {
 	if at%granule != 0 || h.magic != heapMagic {
 		return nil, fmt.Errorf("heap: no heap at offset %d: %w", at, shm.ErrCorrupt)
 	}
-	return &Heap{r, h, uint64(at) + HeaderSize - blockHead}, nil
+	return &Heap{r: r, h: h, first: uint64(at) + HeaderSize - blockHead}, nil
 }
 
 // end returns the offset of the data area's end.
@@ -158,7 +191,14 @@ func end(r *shm.Region) uint64 { return uint64(r.Data()) + r.Size() }
 // returns an error that is [shm.ErrNoSpace], having changed nothing, if they do not fit and the region
 // cannot grow. It waits for other processes in the heap, and for no other lock. A process that dies inside
 // may lose the one block. O(1) but for growth, and for merging, which is O(blocks) and rare.
-func (p *Heap) Alloc(n uint64) (shm.Offset, error) {
+func (p *Heap) Alloc(n uint64) (shm.Offset, error) { return p.AllocAligned(n, granule) }
+
+// AllocAligned is Alloc for an offset that is a multiple of align, a power of two. Every block is aligned to
+// 64 bytes; what lies before one that is aligned to more is free to others.
+func (p *Heap) AllocAligned(n, align uint64) (shm.Offset, error) {
+	if align == 0 || align > MaxAlign || align&(align-1) != 0 {
+		return 0, fmt.Errorf("heap: alignment to %d bytes: %w", align, fs.ErrInvalid)
+	}
 	size, ok := blockSize(n)
 	if !ok {
 		return 0, p.noSpace(n)
@@ -166,7 +206,7 @@ func (p *Heap) Alloc(n uint64) (shm.Offset, error) {
 	if err := p.lock(); err != nil {
 		return 0, err
 	}
-	off, dirty, err := p.take(size, blockLive)
+	off, dirty, err := p.take(size, max(align, granule), blockLive)
 	p.h.mu.Unlock()
 	switch {
 	case errors.Is(err, shm.ErrNoSpace):
@@ -202,11 +242,59 @@ func (p *Heap) Free(off shm.Offset) error {
 	}
 	b.size.Store(size | blockFree)
 	step("freed, not listed")
+	p.listFreed(b, at, size)
+	if size >= releaseMin && (size > p.churn || size >= releaseAlways) && p.r.ReadableHoles() {
+		p.r.Release(shm.Offset(at+blockHead), size-blockHead) // as far as the system takes it
+		step("given back")
+	}
+	return nil
+}
+
+// Trim joins free blocks, gives the memory of all but small ones back to the system, and that behind the last
+// block, and returns how many bytes that is. It is for when nobody reads what was freed any more, however
+// shortly: see [shm.Region.ReadableHoles]. O(blocks).
+func (p *Heap) Trim() (bytes uint64, err error) {
+	if err := p.lock(); err != nil {
+		return 0, err
+	}
+	defer p.h.mu.Unlock()
+	if err := p.merge(); err != nil {
+		return 0, err
+	}
+	top := p.h.top.Load()
+	release := func(at, size uint64) error {
+		n, err := p.r.Release(shm.Offset(at), size)
+		step("trimmed")
+		bytes += n
+		if errors.Is(err, shm.ErrNoSpace) { // the largest are noted, and there is no room to note more
+			return nil
+		}
+		return err
+	}
+	if err := release(top, p.room()); err != nil {
+		return bytes, err
+	}
+	for most, least := uint64(1)<<63, releaseMin; least >= releaseMin/16; most, least = least, least/4 {
+		for at := p.first; at < top; {
+			_, size, state, err := p.block(at)
+			if err == nil && state == blockFree && least <= size && size < most {
+				err = release(at+blockHead, size-blockHead)
+			}
+			if err != nil {
+				return bytes, err
+			}
+			at += size
+		}
+	}
+	return bytes, nil
+}
+
+// listFreed lists a block that has become free and could be joined to its neighbours.
+func (p *Heap) listFreed(b *block, at, size uint64) {
 	p.list(b, at, size)
 	if freed := p.h.freed.Load(); freed < mergeNow {
 		p.h.freed.Store(freed + size)
 	}
-	return nil
 }
 
 // lock takes the heap's lock. After a death inside there is nothing to put right at once, but a block may
@@ -272,21 +360,28 @@ func (p *Heap) block(at uint64) (b *block, size, state uint64, err error) {
 	return b, size, state, nil
 }
 
-// take hands out a block of at least that size, in that state, and says whether it was used before. The
-// lock is held.
-func (p *Heap) take(size, state uint64) (at uint64, dirty bool, err error) {
+// lead returns how far behind at a block begins whose payload is aligned.
+func lead(at, align uint64) uint64 { return -(at + blockHead) & (align - 1) }
+
+// take hands out a block of at least that size, aligned, in that state, and says whether it was used before.
+// The lock is held.
+func (p *Heap) take(size, align, state uint64) (at uint64, dirty bool, err error) {
 	h := p.h
 	// A block of about the size; then fresh memory, then a piece of a larger block, which would otherwise
 	// be gone when a large one is asked for; then merging, if much was freed; then growth.
-	if at, err = p.takeListed(class(size), class(size), size, state, maxFits); at != 0 || err != nil {
+	if at, err = p.takeListed(class(size), class(size), size, align, state, maxFits); at != 0 || err != nil {
 		return at, true, err
 	}
-	if size <= p.room() {
-		return p.takeFresh(size, state)
+	fresh := func() uint64 { return lead(h.top.Load(), align) + size }
+	if fresh() <= p.room() {
+		at, dirty, err := p.takeFresh(size, align, state)
+		if err == nil || !errors.Is(err, shm.ErrNoSpace) {
+			return at, dirty, err
+		} // it was given back, and the file system is full
 	}
 	merged := false
 	for {
-		if at, err = p.takeListed(class(size), classCount-1, size, state, maxFits); at != 0 || err != nil {
+		if at, err = p.takeListed(class(size), classCount-1, size, align, state, maxFits); at != 0 || err != nil {
 			return at, true, err
 		}
 		if freed := h.freed.Load(); merged || freed < max(size, (h.top.Load()-p.first)/8) {
@@ -297,9 +392,11 @@ func (p *Heap) take(size, state uint64) (at uint64, dirty bool, err error) {
 		}
 		merged = true
 	}
-	err = p.grow(size)
+	if err = p.grow(fresh()); err == nil {
+		at, dirty, err = p.takeFresh(size, align, state)
+	}
 	if err == nil {
-		return p.takeFresh(size, state)
+		return at, dirty, nil
 	}
 	if !errors.Is(err, shm.ErrNoSpace) {
 		return 0, false, err
@@ -309,7 +406,7 @@ func (p *Heap) take(size, state uint64) (at uint64, dirty bool, err error) {
 			return 0, false, err
 		}
 	}
-	if at, fit := p.takeListed(class(size), classCount-1, size, state, p.maxBlocks()); at != 0 || fit != nil {
+	if at, fit := p.takeListed(class(size), classCount-1, size, align, state, p.maxBlocks()); at != 0 || fit != nil {
 		return at, true, fit
 	}
 	return 0, false, err
@@ -327,8 +424,24 @@ func (p *Heap) room() uint64 {
 }
 
 // takeFresh hands out what is behind top; there is room.
-func (p *Heap) takeFresh(size, state uint64) (uint64, bool, error) {
+func (p *Heap) takeFresh(size, align, state uint64) (uint64, bool, error) {
 	at := p.h.top.Load()
+	if err := p.r.Reserve(shm.Offset(at), lead(at, align)+size); err != nil {
+		return 0, false, err
+	}
+	step("memory behind top")
+	if gap := lead(at, align); gap > 0 {
+		b, err := shm.At[block](p.r, shm.Offset(at))
+		if err != nil {
+			return 0, false, err
+		}
+		b.size.Store(gap | blockFree)
+		step("gap behind top")
+		p.h.top.Store(at + gap) // publishes
+		step("gap not listed")
+		p.listFreed(b, at, gap)
+		at += gap
+	}
 	b, err := shm.At[block](p.r, shm.Offset(at))
 	if err != nil {
 		return 0, false, err
@@ -351,8 +464,8 @@ func (p *Heap) fill(b *block, at, state uint64) {
 }
 
 // takeListed hands out a listed block of one of the classes, if one fits, or a piece of it; else 0. It looks
-// at no more than tries blocks of the first class; those of the others fit.
-func (p *Heap) takeListed(first, last int, size, state uint64, tries int) (uint64, error) {
+// at no more than tries blocks of each class; those of all but the first fit, unless they are to be aligned.
+func (p *Heap) takeListed(first, last int, size, align, state uint64, tries int) (uint64, error) {
 	for c := first; c <= last; c++ {
 		link := &p.h.classes[c]
 		for n := 0; link.Load() != 0 && n < tries; n++ {
@@ -363,8 +476,16 @@ func (p *Heap) takeListed(first, last int, size, state uint64, tries int) (uint6
 				return 0, err
 			case is != blockFree:
 				return 0, fmt.Errorf("heap: block at offset %d is on a free list and in state %d: %w", at, is, shm.ErrCorrupt)
-			case got >= size:
-				return at, p.takeOff(link, b, at, got, size, state)
+			case got >= lead(at, align)+size:
+				gap := lead(at, align)
+				err := p.reserve(at, got, gap, size)
+				if err == nil {
+					step("memory for the block")
+					return p.takeOff(link, b, at, got, gap, size, state)
+				}
+				if !errors.Is(err, shm.ErrNoSpace) {
+					return 0, err
+				} // it was given back, and the file system is full: others may have memory
 			}
 			link = &b.link
 		}
@@ -372,15 +493,42 @@ func (p *Heap) takeListed(first, last int, size, state uint64, tries int) (uint6
 	return 0, nil
 }
 
-// takeOff takes the block off its list, which link points to it from, and hands out size bytes of it.
-func (p *Heap) takeOff(link *atomic.Uint64, b *block, at, got, size, state uint64) error {
+// reserve makes sure that there is memory for size bytes, gap bytes behind the beginning of a free block of got
+// bytes, and for what else takeOff may write to.
+func (p *Heap) reserve(at, got, gap, size uint64) error {
+	if got <= minHole { // in no more than two pages, which have memory: they hold this header and the next
+		return nil
+	}
+	from, n := shm.Offset(at+gap), min(size+max(size/4, blockHead), got-gap)
+	if size >= releaseMin && size > p.churn && p.r.Released(from, n) > 0 {
+		p.churn = 2 * size
+	}
+	return p.r.Reserve(from, n)
+}
+
+// takeOff takes the block off its list, which link points to it from, and hands out size bytes of it, from
+// gap bytes on. It returns their offset.
+func (p *Heap) takeOff(link *atomic.Uint64, b *block, at, got, gap, size, state uint64) (uint64, error) {
 	link.Store(b.link.Load())
 	step("off the list, still free")
+	if gap > 0 {
+		r, err := shm.At[block](p.r, shm.Offset(at+gap))
+		if err != nil {
+			return 0, err
+		}
+		r.link.Store(0)
+		r.size.Store((got - gap) | blockFree) // inside the block, so far
+		step("rest behind the gap prepared")
+		b.size.Store(gap | blockFree) // makes two of it
+		step("gap split off")
+		p.listFreed(b, at, gap)
+		b, at, got = r, at+gap, got-gap
+	}
 	// A quarter more than asked for is not worth a block of its own, or fits the next of that size.
 	if rest := got - size; rest > size/4 && rest > 0 {
 		r, err := shm.At[block](p.r, shm.Offset(at+size))
 		if err != nil {
-			return err
+			return 0, err
 		}
 		r.link.Store(0)
 		r.size.Store(rest | blockFree) // inside the block, so far
@@ -395,7 +543,7 @@ func (p *Heap) takeOff(link *atomic.Uint64, b *block, at, got, size, state uint6
 	step("marked")
 	b.size.Store(got | state)
 	step("handed out")
-	return nil
+	return at, nil
 }
 
 // list puts a free block on its list.

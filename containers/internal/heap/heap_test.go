@@ -3,6 +3,7 @@ package heap
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"testing"
@@ -98,13 +99,14 @@ func TestRandomOperationsAgreeWithModel(t *testing.T) {
 				continue
 			}
 			n := rng.Uint64N(1 << (1 + rng.IntN(15)))
-			off, err := p.Alloc(n)
+			align := uint64(1) << max(0, rng.IntN(36)-23) // often 1
+			off, err := p.AllocAligned(n, align)
 			if errors.Is(err, shm.ErrNoSpace) {
 				refused++
 				continue
 			}
-			if err != nil || off%64 != 0 || live[off] != nil {
-				t.Fatalf("seed %d, step %d: Alloc(%d) = %d, %v", seed, i, n, off, err)
+			if err != nil || off%64 != 0 || uint64(off)%align != 0 || live[off] != nil {
+				t.Fatalf("seed %d, step %d: %d bytes aligned to %d: %d, %v", seed, i, n, align, off, err)
 			}
 			b, err := p.r.Bytes(off, n)
 			if err != nil || len(bytes.Trim(b, "\x00")) != 0 {
@@ -144,6 +146,82 @@ func TestAllocReusesWhatWasFreed(t *testing.T) {
 		if now := usage(t, p).Used; now != used {
 			t.Errorf("%d bytes: 100 times allocated and freed, the heap grew from %d to %d", n, used, now)
 		}
+	}
+}
+
+// Blocks come aligned as asked, the memory before them is handed out too, and all of it comes back.
+func TestBlocksAreAlignedAsAsked(t *testing.T) {
+	p := newHeap(t, true, shm.Size(512<<10), shm.Limit(512<<10))
+	var offs []shm.Offset
+	take := func(n, align uint64) bool {
+		off, err := p.AllocAligned(n, align)
+		if errors.Is(err, shm.ErrNoSpace) {
+			return false
+		}
+		if err != nil || uint64(off)%align != 0 {
+			t.Fatalf("%d bytes aligned to %d: offset %d, %v", n, align, off, err)
+		}
+		b, err := p.r.Bytes(off, n)
+		if err != nil || len(bytes.Trim(b, "\x00")) != 0 {
+			t.Fatalf("%d bytes aligned to %d are not zero (%v)", n, align, err)
+		}
+		for i := range b {
+			b[i] = 0xaa
+		}
+		offs = append(offs, off)
+		return true
+	}
+	release := func() {
+		for _, off := range offs {
+			free(t, p, off)
+		}
+		offs = nil
+	}
+	for round := range 3 {
+		for align := uint64(1); align <= MaxAlign; align *= 2 {
+			for _, n := range []uint64{0, 1, 8, 64, 1000, 4096, 10_000} {
+				if !take(n, align) {
+					t.Fatalf("round %d: %d bytes aligned to %d do not fit", round, n, align)
+				}
+			}
+		}
+		if err := p.Check(); err != nil {
+			t.Error(err)
+		}
+		release()
+		for take(64, 4096) {
+		}
+		if len(offs) < 120 {
+			t.Errorf("round %d: only %d blocks aligned to 4096 in 512 KiB", round, len(offs))
+		}
+		pages := len(offs)
+		for take(40, 8) {
+		}
+		if small := len(offs) - pages; small < 50*pages {
+			t.Errorf("round %d: only %d small blocks beside %d aligned ones", round, small, pages)
+		}
+		release()
+		for range 100 { // the same one again and again
+			take(5000, 4096)
+			release()
+		}
+		if !take(500<<10, 64) {
+			t.Errorf("round %d: what was freed has not become one block again: %+v", round, usage(t, p))
+		}
+		release()
+	}
+}
+
+func TestAlignmentsAreChecked(t *testing.T) {
+	p := newHeap(t, true)
+	before := usage(t, p)
+	for _, align := range []uint64{0, 3, 65, 8192, 1 << 63, 1<<64 - 1} {
+		if off, err := p.AllocAligned(8, align); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("aligned to %d: %d, %v, want ErrInvalid", align, off, err)
+		}
+	}
+	if after := usage(t, p); after != before {
+		t.Errorf("refused allocations changed %+v to %+v", before, after)
 	}
 }
 

@@ -93,10 +93,10 @@ func (p *Heap) object(at uint64) (*objectHead, error) {
 func (p *Heap) newSlab() error {
 	n := min(max(p.h.objects.Load(), slabObjectsMin), slabObjectsMax)
 	size, _ := blockSize(n*objectSize + granule)
-	at, _, err := p.take(size, blockSlab)
+	at, _, err := p.take(size, granule, blockSlab)
 	if errors.Is(err, shm.ErrNoSpace) {
 		size, _ = blockSize(objectSize + granule)
-		at, _, err = p.take(size, blockSlab)
+		at, _, err = p.take(size, granule, blockSlab)
 	}
 	switch {
 	case errors.Is(err, shm.ErrNoSpace):

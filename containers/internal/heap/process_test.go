@@ -118,6 +118,54 @@ var works = map[string]struct {
 		_, err := p.Alloc(300)
 		return err
 	}},
+	"alloc aligned, fresh": {false, func(p *Heap, _ []shm.Offset) error {
+		_, err := p.AllocAligned(3000, 4096)
+		return err
+	}},
+	"alloc aligned, from a block": {true, func(p *Heap, offs []shm.Offset) error {
+		for i := 3; i < 9; i += 2 {
+			if err := p.Free(offs[i]); err != nil {
+				return err
+			}
+		}
+		_, err := p.AllocAligned(1500, 1024) // behind a gap, before a rest, after a merge
+		return err
+	}},
+	"free a large block": {true, func(p *Heap, offs []shm.Offset) error {
+		releaseMin = 4096
+		return p.Free(offs[12])
+	}},
+	"alloc from what was given back": {true, func(p *Heap, offs []shm.Offset) error {
+		releaseMin = 4096
+		if err := p.Free(offs[12]); err != nil {
+			return err
+		}
+		if p.r.Released(p.r.Data(), p.r.Size()) == 0 {
+			return errors.New("nothing was given back")
+		}
+		_, err1 := p.AllocAligned(5000, 2048)
+		_, err2 := p.Alloc(9000)
+		return errors.Join(err1, err2)
+	}},
+	"trim": {true, func(p *Heap, offs []shm.Offset) error {
+		releaseMin = 1 << 20
+		if err := p.Free(offs[12]); err != nil {
+			return err
+		}
+		releaseMin = 4096
+		if n, err := p.Trim(); n == 0 || err != nil {
+			return fmt.Errorf("Trim: %d bytes, %w", n, err)
+		}
+		_, err := p.Alloc(18000)
+		return err
+	}},
+	"alloc from trimmed room": {false, func(p *Heap, offs []shm.Offset) error {
+		if n, err := p.Trim(); n == 0 || err != nil {
+			return fmt.Errorf("Trim: %d bytes, %w", n, err)
+		}
+		_, err := p.Alloc(12000)
+		return err
+	}},
 	"free": {false, func(p *Heap, offs []shm.Offset) error {
 		return p.Free(offs[1])
 	}},
@@ -178,6 +226,15 @@ var die = proc.Define("heap die", func(_ context.Context, a dieArgs) error {
 	for i := range 12 {
 		offs = append(offs, shm.Offset(first+uint64(i)*576))
 	}
+	last := p.first
+	for at, top := p.first, p.h.top.Load(); at < top; {
+		_, size, _, err := p.block(at)
+		if err != nil {
+			return err
+		}
+		last, at = at, at+size
+	}
+	offs = append(offs, shm.Offset(last+blockHead))
 	if err := p.eachSlab(func(_, first, _ uint64) bool { offs = append(offs, shm.Offset(first)); return false }); err != nil {
 		return err
 	}
@@ -207,7 +264,7 @@ func TestKillAtEveryStepLosesOneBlockAtMost(t *testing.T) {
 	for name, work := range works {
 		t.Run(name, func(t *testing.T) {
 			for step := 1; ; step++ {
-				p := newHeap(t, true, shm.Size(16<<10), shm.Limit(64<<10))
+				p := newHeap(t, true, shm.Size(32<<10), shm.Limit(64<<10))
 				prepare(t, p, work.full)
 				before := usage(t, p)
 				done, killed := dieAt(t, p, name, step)

@@ -1,0 +1,16 @@
+//go:build !futexpoll
+
+package shm
+
+// HangBell hangs the bell of r now, and reports whether this process rings any.
+func HangBell(r *Region) bool {
+	r.m.hangBellNow()
+	return guardian.thread != 0
+}
+
+// Bells returns how many bells of this process hang.
+func Bells() int {
+	regions.mu.Lock()
+	defer regions.mu.Unlock()
+	return len(guardian.hung)
+}
