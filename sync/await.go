@@ -16,9 +16,6 @@ import (
 // goroutines of one process one sleeps, the leader; one whose wait is over lets the next in the gate
 // look for itself. A wake-up that is lost with a process costs the others the rest of a sleep.
 
-// awaitTick is the longest sleep: after it deaths in the region are looked for.
-const awaitTick = longSleep
-
 // await waits until ready, asked of the word, says so, or the wait is over.
 func await(word *atomic.Uint32, l limit, ready func(v uint32) bool) error {
 	region, _, err := locate(word, l.what)
@@ -71,7 +68,7 @@ func await(word *atomic.Uint32, l limit, ready func(v uint32) bool) error {
 		if v&1 == 0 && !word.CompareAndSwap(v, v|1) {
 			continue
 		}
-		d := awaitTick
+		d := longSleep // then deaths in the region are looked for
 		if end, ok := l.end(); ok {
 			d = min(d, max(time.Until(end), time.Microsecond))
 		}

@@ -476,6 +476,9 @@ func TestMutexInAClosedRegionRefusesItsWaiters(t *testing.T) {
 }
 
 func TestMutexHeldWhenItsRegionIsClosedPanicsWithErrClosedAtUnlock(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there the region stays visible until no handle is left, and Unlock releases the lock")
+	}
 	r, a := newArena(t)
 	a.mu.Lock()
 	r.Close()

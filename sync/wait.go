@@ -35,11 +35,15 @@ import (
 // wake nobody, so there is no herd; the sleeper sets W again because it cannot know who else sleeps.
 // If that sleeper is killed, the others wake by their deadlines, and so it is with every loss.
 const (
-	starveAfter    = time.Millisecond       // of waiting: from then on no barging past us
-	firstSleep     = time.Millisecond       // then the holder's life is looked into
-	longSleep      = 100 * time.Millisecond // sleeps double up to here
-	spinFor        = 10 * time.Microsecond  // measured at 200 ns sections, 2 processes: none 2.5 M/s, 10 µs 3.8 M/s
-	spinLocalPause = 8                      // measured, 2 to 64 goroutines: 7 to 13 ns a turn, sync.Mutex 9 to 22
+	starveAfter    = time.Millisecond      // of waiting: from then on no barging past us
+	spinFor        = 10 * time.Microsecond // measured at 200 ns sections, 2 processes: none 2.5 M/s, 10 µs 3.8 M/s
+	spinLocalPause = 8                     // measured, 2 to 64 goroutines: 7 to 13 ns a turn, sync.Mutex 9 to 22
+)
+
+// How long one sleeps before the holder's life is looked into; variables, so that a test can do without.
+var (
+	firstSleep = time.Millisecond
+	longSleep  = 100 * time.Millisecond // later sleeps grow up to here
 )
 
 // A limit says how long to wait. The zero limit is for ever.
@@ -263,7 +267,7 @@ func (a *attempt) time() bool {
 	if time.Now().Before(a.look) {
 		return false
 	}
-	a.rest(min(max(2*a.nap, 10*time.Millisecond), longSleep))
+	a.rest(min(max(2*a.nap, 10*firstSleep), longSleep))
 	return true
 }
 
