@@ -51,6 +51,7 @@ func await(word *atomic.Uint32, l limit, ready func(v uint32) bool) error {
 		stop := context.AfterFunc(l.ctx, cancel.Cancel)
 		defer stop()
 	}
+	var b bed
 	if futex.Kernel {
 		runtime.Gosched() // lets go on what the sleep would keep waiting: see attempt.sleep
 	}
@@ -72,7 +73,7 @@ func await(word *atomic.Uint32, l limit, ready func(v uint32) bool) error {
 		if end, ok := l.end(); ok {
 			d = min(d, max(time.Until(end), time.Microsecond))
 		}
-		if futex.Wait(plain(word), v|1, d, cancel) == futex.Expired && region != nil {
+		if b.on(futex.Word{Addr: plain(word), Val: v | 1}, futex.Word{}, d, cancel) == futex.Expired && region != nil {
 			region.Scan()
 		}
 	}

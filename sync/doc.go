@@ -65,6 +65,13 @@
 // has run its last instruction. A waiter asks when it has slept for a millisecond, so a free or busily
 // changing lock never asks. The takeover is a compare-and-swap from exactly the word that was judged.
 //
+// Asking often would cost, and asking seldom let a death go unnoticed for 100 ms. So one who has looked
+// once sleeps by a second word too, the holder's bell: the kernel rings it when the process ends
+// (set_robust_list, for one thread of each process), often before the last of its threads has run its
+// last instruction. So it proves nothing; who hears it asks every 50 µs at first. Measured from the kill of
+// a small process to the next turn: 0.9 ms at the median, 50 ms without the bell. Where there is no bell,
+// looks are the way: after 1 ms, 10, 20, 40, 80, and then every 100.
+//
 // After a kill between any two steps the word is one of: free, reserved, or held by a token whose death
 // can be decided. W, L and S are hints. If one is lost with a process, or a wake-up is (the waker died
 // between the release and the wake, or the woken died before it took the lock), then the others find
@@ -114,12 +121,15 @@
 // # Platforms
 //
 // On Linux sleepers sleep in a futex, keyed by file and offset, so that processes may map the region
-// anywhere. A wait that a context can end waits for two words where the kernel can (futex_waitv, Linux
-// 5.16) and looks every 20 ms where it cannot. Elsewhere, and with the build tag futexpoll, sleepers
-// poll with naps that grow to 20 ms.
+// anywhere. A wait that a context can end, or a bell, waits for several words where the kernel can
+// (futex_waitv, Linux 5.16, unless a filter forbids it), and looks every 20 ms where it cannot. At most
+// 256 goroutines of a process sleep in threads of their own, each for another lock; those beyond that
+// share pollers, each of which sleeps for up to 127 of them. Elsewhere, and with the build tag futexpoll,
+// sleepers poll with naps that grow to 20 ms.
 //
 // The race detector does not look into mapped memory and does not see what is ordered there; the locks
-// tell it, each through a shadow of its own in Go memory, so that heap data they guard is not reported.
+// tell it, each through a shadow of its own in Go memory, so that heap data they guard is not reported,
+// and a race between holders of different locks still is.
 //
 // The Go memory model speaks of one program. Its atomics carry over to pages shared between processes
 // because they compile to the processor's atomic instructions, and coherence is a matter of physical

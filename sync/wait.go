@@ -40,6 +40,14 @@ const (
 	spinLocalPause = 8                     // measured, 2 to 64 goroutines: 7 to 13 ns a turn, sync.Mutex 9 to 22
 )
 
+// After the bell of a holder has rung one looks this often, twice as long each time up to firstSleep, and
+// for so long: the kernel needs 2 ms to end a small process, and seconds for a large one or one that dumps
+// core, which ticks are good enough for.
+const (
+	hastyNap = 50 * time.Microsecond
+	hasteFor = time.Second
+)
+
 // How long one sleeps before the holder's life is looked into; variables, so that a test can do without.
 var (
 	firstSleep = time.Millisecond
@@ -92,10 +100,14 @@ type attempt struct {
 	offset shm.Offset
 	start  time.Time
 	gate   *gate
+	bed    bed
 	slept  bool          // came back from a sleep: entitled to a reservation, and may hold the wake
 	idle   bool          // has just slept its time out
 	nap    time.Duration // between two looks at the holder's life
 	look   time.Time     // the next one; it does not move when a signal or a wake-up ends a sleep
+	looked bool          // at least once: this is no short wait
+	rung   uint64        // the holder whose bell we heard
+	haste  time.Time     // until then we look often
 	death  shm.Death     // of the holder that the lock was taken over from
 	shown  int           // the entry that lets others see this wait, plus one
 }
@@ -207,7 +219,7 @@ func (a *attempt) lead() (held bool, err error) {
 		if err := a.limit.over(); err != nil {
 			return false, a.giveUp(err)
 		}
-		if a.time() {
+		if a.time(v &^ flags) {
 			if a.takeOver(v) {
 				crash("inherited")
 				a.stepDown()
@@ -263,12 +275,41 @@ func (a *attempt) spinLocal() {
 func (a *attempt) rest(nap time.Duration) { a.nap, a.look = nap, time.Now().Add(nap) }
 
 // time reports whether it is time to look at the holder's life, and puts the next look off.
-func (a *attempt) time() bool {
-	if time.Now().Before(a.look) {
+func (a *attempt) time(holder uint64) bool {
+	now := time.Now()
+	switch {
+	case now.Before(a.look):
 		return false
+	case holder == a.rung && now.Before(a.haste):
+		a.rest(min(2*a.nap, firstSleep))
+	default:
+		a.rest(min(max(2*a.nap, 10*firstSleep), longSleep))
 	}
-	a.rest(min(max(2*a.nap, 10*firstSleep), longSleep))
+	a.looked = true
 	return true
+}
+
+// hear is for one who hears the bell of the holder: it may be dying. It proves nothing, and there may be no
+// more to it, so the haste has an end.
+func (a *attempt) hear(holder uint64) {
+	a.rung, a.haste = holder, time.Now().Add(hasteFor)
+	a.rest(hastyNap)
+}
+
+// bell returns the word by which one hears of the holder's death, after the first look: hardly a wait
+// takes that long.
+func (a *attempt) bell(holder uint64) (bell futex.Word) {
+	if !a.looked || a.region == nil || holder == 0 || holder == a.rung {
+		return bell
+	}
+	word, val, rung := a.region.Bell(shm.Token(holder))
+	if rung {
+		a.hear(holder)
+	}
+	if word != nil {
+		bell = futex.Word{Addr: plain(word), Val: val}
+	}
+	return bell
 }
 
 // scan looks after all processes of the region: others may wait for what has no holder.
@@ -280,6 +321,7 @@ func (a *attempt) scan() {
 
 // sleep sleeps while the word is v.
 func (a *attempt) sleep(v uint64, cancel *futex.Cancel) {
+	bell := a.bell(v &^ flags)
 	wake := a.look
 	if end, ok := a.limit.end(); ok && end.Before(wake) {
 		wake = end
@@ -292,7 +334,10 @@ func (a *attempt) sleep(v uint64, cancel *futex.Cancel) {
 	if futex.Kernel && !a.idle {
 		runtime.Gosched()
 	}
-	result := futex.Wait(a.m.half(), uint32(v), d, cancel)
+	result := a.bed.on(futex.Word{Addr: a.m.half(), Val: uint32(v)}, bell, d, cancel)
+	if result == futex.Rung {
+		a.hear(v &^ flags)
+	}
 	a.slept = a.slept || result != futex.Changed
 	a.idle = result == futex.Expired
 }
