@@ -11,10 +11,12 @@ import (
 
 	"github.com/shmkit/shmkit/containers"
 	"github.com/shmkit/shmkit/shm/proc"
+	shmsync "github.com/shmkit/shmkit/sync"
 )
 
 type closedStreams struct {
 	Flag   containers.AtomicInt
+	Ran    containers.Ref[shmsync.Event]
 	Itself []int // streams that the process closes
 	Before []int // streams that are closed when it begins
 }
@@ -36,6 +38,7 @@ var withoutStreams = proc.Define("withoutStreams", func(_ context.Context, c clo
 		}
 	}
 	c.Flag.Add(1)
+	c.Ran.Ptr().Set()
 	return nil
 })
 
@@ -49,7 +52,10 @@ func TestProcessWithClosedOutputRuns(t *testing.T) {
 	for _, streams := range [][]int{{1}, {2}, {1, 2}} {
 		for _, before := range []bool{false, true} {
 			t.Run(fmt.Sprintf("streams=%v/before=%v", streams, before), func(t *testing.T) {
-				c := closedStreams{Flag: containers.Must(containers.NewAtomicInt(nil, 0))}
+				c := closedStreams{
+					Flag: containers.Must(containers.NewAtomicInt(nil, 0)),
+					Ran:  containers.Must(containers.New[shmsync.Event](nil)),
+				}
 				var opts []proc.Option
 				if before {
 					c.Before = streams
@@ -70,6 +76,9 @@ func TestProcessWithClosedOutputRuns(t *testing.T) {
 				}
 				if got := c.Flag.Load(); got != 1 {
 					t.Errorf("the shared flag is %d, want 1", got)
+				}
+				if !c.Ran.Ptr().IsSet() {
+					t.Error("the shared event is not set")
 				}
 			})
 		}
