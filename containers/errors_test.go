@@ -2,6 +2,7 @@ package containers
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
@@ -58,7 +59,7 @@ func TestEveryMistakeHasItsOwnErrorThatNamesTheWayOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer[8] = 77 // the layout version
+	binary.NativeEndian.PutUint32(newer[8:], 77) // the layout version
 	if err := os.WriteFile(filepath.Join(dir, "newer"), newer, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -63,15 +63,21 @@ func bothManagers(t *testing.T, test func(t *testing.T, m *Manager)) {
 }
 
 // ownDir lets named regions of this test, and of the processes it starts, live in a directory of its own.
-// It may hold regions that are in use when the test ends, which cannot be removed everywhere.
 func ownDir(t *testing.T) {
 	t.Helper()
+	t.Setenv("SHMKIT_DIR", regionDir(t))
+}
+
+// regionDir returns a temporary directory. Unlike that of TempDir it may hold regions that are in use when
+// the test ends, which cannot be removed everywhere.
+func regionDir(tb testing.TB) string {
+	tb.Helper()
 	dir, err := os.MkdirTemp("", "shmkit-test-")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	t.Setenv("SHMKIT_DIR", dir)
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // deadline is a context for child processes, shorter than the test's own.

@@ -272,7 +272,11 @@ func TestClosedRegionsLeaveNothingBehind(t *testing.T) {
 		return descriptors(t, ""), count(t, procSelf+"/maps")
 	}
 	fds, maps := settle()
-	for i := range 3000 {
+	rounds := 3000
+	if testing.Short() {
+		rounds = 300
+	}
+	for i := range rounds {
 		var r *shm.Region
 		var err error
 		switch i % 3 {

@@ -236,3 +236,36 @@ func BootWords(r *Region) []atomic.Uint64 { return r.m.header.boot[:] }
 
 // AtEachStep makes this process call fn between any two steps of giving memory back.
 func AtEachStep(fn func(done string)) { crashPoint = fn }
+
+// ClearSlot has a stranger find a dead process in a free slot, and clear up after it, again and again until end
+// is called.
+func ClearSlot(r *Region) (end func() error, err error) {
+	f, err := reopen(r.m.file, r.m.path)
+	if err != nil {
+		return nil, err
+	}
+	i, t := (r.m.seat.slot+1)%slotCount, newToken()
+	clear := func() error {
+		if ok, err := lockByte(f, slotByte(i), true); !ok || err != nil {
+			return err
+		}
+		s := &r.m.slots[i]
+		s.state.Store(uint64(t) | slotUndoing)
+		if _, err := lockByte(f, slotByte(i), false); err != nil { // takes a moment
+			return err
+		}
+		s.state.Store(slotFree)
+		return unlockByte(f, slotByte(i))
+	}
+	var stop atomic.Bool
+	stopped := make(chan error)
+	go func() {
+		defer f.Close()
+		var err error
+		for err == nil && !stop.Load() {
+			err = clear()
+		}
+		stopped <- err
+	}()
+	return func() error { stop.Store(true); return <-stopped }, nil
+}

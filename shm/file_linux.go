@@ -168,9 +168,9 @@ func fallocate(f *os.File, mode uint32, off, n uint64) error {
 }
 
 // fill puts memory or disk behind every byte of some parts of a file, of which each is a beginning and an
-// end. It asks for room before it takes any. It never gives back what it took, as reserve does: there is
-// data between the holes, and others may write to what was one.
-func fill(f *os.File, info os.FileInfo, parts ...[2]uint64) error {
+// end; elsewhere the file has up to so many bytes of it. It asks for room before it takes any. It never gives back
+// what it took, as reserve does: there is data between the holes, and others may write to what was one.
+func fill(f *os.File, info os.FileInfo, elsewhere uint64, parts ...[2]uint64) error {
 	var need, has uint64
 	for _, p := range parts {
 		need += p[1] - p[0]
@@ -178,11 +178,13 @@ func fill(f *os.File, info os.FileInfo, parts ...[2]uint64) error {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		has = uint64(st.Blocks) * 512
 	}
-	if has >= need {
+	if has >= need+elsewhere {
 		return nil
 	}
-	if err := roomFor(f, need-has); err != nil {
-		return err
+	if has < need {
+		if err := roomFor(f, need-has); err != nil {
+			return err
+		}
 	}
 	for _, p := range parts {
 		for at := p[0]; at < p[1]; {

@@ -56,7 +56,7 @@ func dropFile(f *os.File) error {
 }
 
 // fill does nothing: whether a file has holes is not told here.
-func fill(*os.File, os.FileInfo, ...[2]uint64) error { return nil }
+func fill(*os.File, os.FileInfo, uint64, ...[2]uint64) error { return nil }
 
 func reserve(f *os.File, off, n uint64) error {
 	var l syscall.Rlimit

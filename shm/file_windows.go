@@ -290,7 +290,7 @@ func unmap(mem []byte) {
 }
 
 // fill does nothing: whether a file has holes is not told here.
-func fill(*os.File, os.FileInfo, ...[2]uint64) error { return nil }
+func fill(*os.File, os.FileInfo, uint64, ...[2]uint64) error { return nil }
 
 // reserve writes: mapping a range makes the file as long as the range, and the system reserves that.
 func reserve(f *os.File, off, n uint64) error { return writeZeros(f, off, n) }

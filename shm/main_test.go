@@ -44,7 +44,7 @@ func dirIn(tb testing.TB, base string) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
+	tb.Cleanup(func() { removeDir(dir) })
 	return dir
 }
 

@@ -164,8 +164,9 @@ func build(o *options, f *os.File, name, path string, appear func() error) (*Reg
 		f.Close()
 		return nil, err
 	}
-	if err := reserve(f, 0, holdingStart); err != nil {
-		return fail(m.fail("create", noSpace("header and slots", holdingStart, err)))
+	// The first page of holdings too: whoever looks at any of them reads there, since Go checks the pointer.
+	if err := reserve(f, 0, holdingStart+holdingSize); err != nil {
+		return fail(m.fail("create", noSpace("header and slots", holdingStart+holdingSize, err)))
 	}
 	if err := reserve(f, dataStart, o.size); err != nil {
 		return fail(m.fail("create", noSpace("data area", o.size, err)))
@@ -339,8 +340,25 @@ func (m *mapping) fillHoles(given *holes) error {
 	if m.readOnly {
 		return nil
 	}
-	parts := append(given.around(span{dataStart, end}), [2]uint64{0, holdingStart})
-	if err := fill(m.file, m.info, parts...); err != nil {
+	info, err := m.stat() // after the header was read: what others reserve comes before its record changes
+	if err != nil {
+		return m.fail("open", err)
+	}
+	slots, err := readSlots(m.file)
+	if err != nil {
+		return m.fail("open", err)
+	}
+	parts := given.around(span{dataStart, end})
+	elsewhere := end - dataStart + max(uint64(info.Size()), end) - end
+	for _, p := range parts {
+		elsewhere -= p[1] - p[0]
+	}
+	for i := range slots[1:] {
+		if s := &slots[1+i]; s.gen.Load() != 0 || !s.is(slotFree) {
+			elsewhere += holdingSize
+		}
+	}
+	if err := fill(m.file, info, elsewhere, append(parts, [2]uint64{0, holdingStart + holdingSize})...); err != nil {
 		return m.fail("open", noSpace("its file has holes", end, err))
 	}
 	return nil

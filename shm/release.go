@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -79,20 +80,18 @@ func (h *holes) lack(s span) bool {
 	return state&holesBusy != 0 || h.state.Load() != state
 }
 
-// around returns the parts of s that were not given back, in order.
-func (h *holes) around(s span) (parts [][2]uint64) {
+// around returns the parts of s, which ends where the data area does, that were not given back, in order.
+func (h *holes) around(s span) (parts [][2]uint64) { return h.kept(s, s.to) }
+
+// kept is around for a part of a data area that ends at end.
+func (h *holes) kept(s span, end uint64) (parts [][2]uint64) {
 	var all []span
 	for i := range h.runs {
-		if hole := holeSpan(h.runs[i].Load(), s.to).and(s); !hole.empty() {
+		if hole := holeSpan(h.runs[i].Load(), end).and(s); !hole.empty() {
 			all = append(all, hole)
 		}
 	}
-	slices.SortFunc(all, func(a, b span) int {
-		if a.from < b.from {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(a.from, b.from) })
 	for _, hole := range all {
 		if s.from < hole.from {
 			parts = append(parts, [2]uint64{s.from, hole.from})
@@ -239,8 +238,8 @@ func (h *holes) cover(s span, end uint64) (parts []span) {
 // already does no harm; they do not count.
 //
 // It returns an error that is [errors.ErrUnsupported] where the system or the file system cannot do it, and one
-// that is [ErrNoSpace] if 63 ranges that do not touch are given back already; then nothing has changed.
-// A process that dies inside leaves the bytes given back or not, and in need of Reserve. It waits for
+// that is [ErrNoSpace] if 63 ranges that do not touch are given back already; then nothing has changed. Any other
+// error, and a process that dies inside, leave the bytes given back or not, and in need of Reserve. It waits for
 // growth in other processes. Some 20 µs, and 1 µs for each page.
 func (r *Region) Release(off Offset, n uint64) (bytes uint64, err error) {
 	m := r.m
@@ -254,23 +253,28 @@ func (r *Region) Release(off Offset, n uint64) (bytes uint64, err error) {
 			return errors.ErrUnsupported
 		}
 		h := &m.header.holes
-		fresh := uint64(0)
-		for _, p := range h.around(s) {
-			fresh += p[1] - p[0]
-		}
+		kept := h.kept(s, end)
 		if !h.add(s, end) {
 			return fmt.Errorf("%d ranges are given back, and there is no room to note one more: %w", holeRuns, ErrNoSpace)
 		}
 		step("recorded, not punched")
+		if m.closed.Load() { // what was recorded may have gone to private memory
+			return ErrClosed
+		}
 		switch err := punch(m.file, s.from, s.to-s.from); {
-		case errors.Is(err, errors.ErrUnsupported): // recorded and with memory: Reserve does not mind
+		case errors.Is(err, errors.ErrUnsupported):
 			m.solid.Store(true)
+			for _, p := range kept {
+				h.remove(span{p[0], p[1]}, end)
+			}
 			return err
-		case err != nil:
+		case err != nil: // recorded, perhaps with memory: Reserve does not mind
 			return err
 		}
 		step("punched")
-		bytes = fresh
+		for _, p := range kept {
+			bytes += p[1] - p[0]
+		}
 		return nil
 	})
 	return bytes, err
@@ -353,7 +357,8 @@ func (m *mapping) changeHoles(op string, off Offset, n uint64, fn func(end uint6
 // Released returns how many of the n bytes at off are given back, and have not been reserved since.
 func (r *Region) Released(off Offset, n uint64) (bytes uint64) {
 	m := r.m
-	if m.closed.Load() || !inside(m.size(), off, n) {
+	end := m.size()
+	if m.closed.Load() || !inside(end, off, n) {
 		return 0
 	}
 	m.guard(func() error {
@@ -362,7 +367,7 @@ func (r *Region) Released(off Offset, n uint64) (bytes uint64) {
 			return nil
 		}
 		bytes = n
-		for _, p := range m.header.holes.around(s) {
+		for _, p := range m.header.holes.kept(s, end) {
 			bytes -= p[1] - p[0]
 		}
 		return nil

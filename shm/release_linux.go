@@ -35,7 +35,7 @@ func holesReadable(f *os.File) bool {
 	switch uint32(st.Type) {
 	case unix.TMPFS_MAGIC: // anonymous regions too: their file system has no size
 		return st.Blocks == 0 && !strictOvercommit()
-	case unix.HUGETLBFS_MAGIC:
+	case unix.HUGETLBFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC: // of an overlay, the files may be in memory
 		return false
 	}
 	return true

@@ -9,10 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/shmkit/shmkit/shm"
 	"github.com/shmkit/shmkit/shm/proc"
+	"golang.org/x/sys/unix"
 )
 
 const mib = 1 << 20
@@ -442,4 +446,117 @@ func TestKillAtEveryStepOfReleaseForgetsNoHole(t *testing.T) {
 			t.Errorf("no process died after %q", m[1])
 		}
 	}
+}
+
+// A part of what is given back counts as far as it goes, whichever part it is.
+func TestAPartOfWhatIsGivenBackCounts(t *testing.T) {
+	r := anonymous(t, shm.Size(mib))
+	page := uint64(os.Getpagesize())
+	from := (r.Data() + shm.Offset(page) - 1) &^ shm.Offset(page-1)
+	if n, err := r.Release(from, 8*page); n != 8*page || err != nil {
+		t.Fatal(n, err)
+	}
+	for first := range uint64(8) {
+		for n := range 9 - first {
+			at, n := from+shm.Offset(first*page), n*page
+			if got := r.Released(at, n); got != n {
+				t.Errorf("pages %d to %d: %d bytes are given back, want %d", first, first+n/page, got, n)
+			}
+			if again, err := r.Release(at, n); again != 0 || err != nil {
+				t.Errorf("pages %d to %d given back twice: %d, %v", first, first+n/page, again, err)
+			}
+		}
+	}
+}
+
+// One goroutine closes the region while another one gives memory back: a hole that nothing notes would end
+// whoever uses that memory when the file system is full.
+func TestCloseDuringReleaseForgetsNoHole(t *testing.T) {
+	defer shm.AtEachStep(nil)
+	path := filepath.Join(memoryDir(t), "r")
+	for round := range 20 {
+		r, err := shm.CreateFile(path, shm.Size(mib))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := paint(t, r)
+		full := blocks(t, path) * 512
+		closed := make(chan error, 1)
+		var once sync.Once
+		shm.AtEachStep(func(string) {
+			once.Do(func() {
+				go func() { closed <- r.Close() }()
+				for end := time.Now().Add(patience); b[0] != 0 && time.Now().Before(end); { // private memory from then on
+					runtime.Gosched()
+				}
+			})
+		})
+		if _, err := r.Release(r.Data()+64<<10, 512<<10); !errors.Is(err, shm.ErrClosed) {
+			t.Errorf("Release of a region that is closed meanwhile: %v, want ErrClosed", err)
+		}
+		shm.AtEachStep(nil)
+		if err := <-closed; err != nil {
+			t.Fatal(err)
+		}
+		now := blocks(t, path) * 512
+		r, err = shm.OpenFile(path, shm.ReadOnly())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if given := int64(r.Released(r.Data(), r.Size())); now+given < full {
+			t.Errorf("round %d: %d bytes have no memory, only %d are noted", round, full-now, given)
+		}
+		r.Close()
+		os.Remove(path)
+	}
+}
+
+// Where holes cannot be punched, nothing is noted either.
+func TestReleaseWithoutHolesNotesNothing(t *testing.T) {
+	dir := mounted(t, "ramfs", "")
+	r, err := shm.CreateFile(filepath.Join(dir, "r"), shm.Size(mib))
+	must(t, r, err)
+	b := paint(t, r)
+	for range 2 {
+		if n, err := r.Release(r.Data(), mib); n != 0 || !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("Release: %d, %v, want ErrUnsupported", n, err)
+		}
+		if n := r.Released(r.Data(), mib); n != 0 {
+			t.Errorf("%d bytes are noted as given back", n)
+		}
+	}
+	if err := painted(b, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// An overlay keeps its files elsewhere, in memory perhaps.
+func TestHolesOfAnOverlayCountAsUnreadable(t *testing.T) {
+	top := mounted(t, "tmpfs", "size=4m")
+	for _, d := range []string{"lower", "upper", "work"} {
+		if err := os.Mkdir(filepath.Join(top, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := mounted(t, "overlay", fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", top))
+	r, err := shm.CreateFile(filepath.Join(dir, "r"), shm.Size(mib))
+	must(t, r, err)
+	if r.ReadableHoles() {
+		t.Error("a read of a hole can fail here")
+	}
+}
+
+// mounted mounts a file system until the test ends, and returns where.
+func mounted(tb testing.TB, kind, data string) (dir string) {
+	tb.Helper()
+	dir = tb.TempDir()
+	if err := unix.Mount("shmkit-test", dir, kind, 0, data); err != nil {
+		tb.Skipf("needs the right to mount a file system: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			tb.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	return dir
 }

@@ -22,7 +22,8 @@ var checker struct {
 // SetCheck installs the check of this process, for every region: it walks all that is in the region, under
 // the locks it needs, and returns an error for the first thing that is wrong. It is called once, at start, by
 // the package that lays out what is checked. A region that is opened for the first time since the machine was
-// restarted is checked before anybody gets a handle.
+// restarted is checked before anybody gets a handle. A program without a check leaves it unchecked, for the next one
+// that has one: it is to use nothing that is checked.
 func SetCheck(check func(r *Region) error) {
 	checker.mu.Lock()
 	defer checker.mu.Unlock()
@@ -80,6 +81,9 @@ func (m *mapping) afterRestart() error {
 	if err := m.replay(); err != nil {
 		return m.fail("open", fmt.Errorf("it is from before a restart of the machine, and cannot be used until it is put right by the command repair: %w", err))
 	}
+	if theCheck() == nil {
+		return nil // it is left to a program that can check it
+	}
 	return m.guard(func() error {
 		m.header.boot[1].Store(boot[1])
 		// crash here: it is from another run of the machine still
@@ -91,28 +95,8 @@ func (m *mapping) afterRestart() error {
 // replay undoes what every dead process of the region left half done, and checks the region.
 func (m *mapping) replay() error {
 	for i := range m.slots {
-		recovered := true
-		err := m.guard(func() error {
-			recovered = m.slots[i].is(slotFree) || m.recover(i)
-			return nil
-		})
-		if err != nil {
+		if err := m.guard(func() error { return m.clearUp(i) }); err != nil {
 			return err
-		}
-		if recovered || i == m.seat.slot {
-			continue
-		}
-		m.seat.undoing.Lock()
-		dead, err := m.seat.take(slotByte(i), false)
-		if dead && err == nil {
-			err = m.seat.give(slotByte(i))
-		}
-		m.seat.undoing.Unlock()
-		if err != nil {
-			return err
-		}
-		if dead { // else it is of a process that waits for us to finish
-			return fmt.Errorf("what the process of slot %d left half done cannot be undone: %w", i, ErrCorrupt)
 		}
 	}
 	if check := theCheck(); check != nil {
@@ -123,4 +107,33 @@ func (m *mapping) replay() error {
 		return failed
 	}
 	return nil
+}
+
+// clearUp recovers slot i if its process is dead.
+func (m *mapping) clearUp(i int) error {
+	for i != m.seat.slot && !m.slots[i].is(slotFree) && !m.recover(i) {
+		switch word, dead, err := m.left(i); {
+		case err != nil:
+			return err
+		case !dead: // it is of a process that waits for us to finish, or somebody clears up now
+			return nil
+		case word == uint64(self)|slotUndoing, dutyIn(word) == reportIt:
+			return fmt.Errorf("what the process of slot %d left half done cannot be undone: %w", i, ErrCorrupt)
+		} // else others have cleared up meanwhile, or died over it
+	}
+	return nil
+}
+
+// left returns the state of slot i if nobody has its byte.
+func (m *mapping) left(i int) (word uint64, dead bool, err error) {
+	m.seat.undoing.Lock()
+	defer m.seat.undoing.Unlock()
+	if m.draining[i] {
+		return 0, false, nil
+	}
+	if dead, err = m.seat.take(slotByte(i), false); !dead || err != nil {
+		return 0, false, err
+	}
+	word = m.slots[i].state.Load()
+	return word, true, m.seat.give(slotByte(i))
 }

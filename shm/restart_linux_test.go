@@ -170,3 +170,93 @@ var openAtOnce = proc.Define("openAtOnce", func(_ context.Context, a atOnce) err
 	wg.Wait()
 	return nil
 })
+
+// A program that has no check leaves it to one that has.
+func TestAProgramWithoutACheckLeavesItToOthers(t *testing.T) {
+	path := closedRegion(t)
+	patch(t, path, shm.BootOffset, []byte{1, 2, 3})
+	for range 2 {
+		succeed(t, start(t, attachTo, path))
+	}
+	control := anonymous(t)
+	for range 2 {
+		succeed(t, start(t, openCounting, atOnce{control, path}))
+	}
+	if n := word(control, 1).Load(); n != 1 {
+		t.Errorf("%d checks, want 1", n)
+	}
+}
+
+var attachTo = proc.Define("attachTo", func(_ context.Context, path string) error {
+	r, err := shm.OpenFile(path)
+	if err != nil {
+		return err
+	}
+	return r.Close()
+})
+
+var openCounting = proc.Define("openCounting", func(_ context.Context, a atOnce) error {
+	shm.SetCheck(func(*shm.Region) error { word(a.Control, 1).Add(1); return nil })
+	r, err := shm.OpenFile(a.Path)
+	if err != nil {
+		return err
+	}
+	return r.Close()
+})
+
+// Others clear up after the dead at the same time: those who attach and find most slots taken, for instance.
+func TestASlotThatOthersClearIsNoDamage(t *testing.T) {
+	path := filepath.Join(memoryDir(t), "r")
+	r, err := shm.CreateFile(path)
+	must(t, r, err)
+	end, err := shm.ClearSlot(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for range 500 {
+		shm.BootWords(r)[0].Add(1)
+		again, err := shm.OpenFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again.Close()
+	}
+}
+
+// Who dies while it puts a region right leaves that to the next one.
+func TestAfterADeathOverTheCheckTheNextOneChecks(t *testing.T) {
+	path := closedRegion(t)
+	patch(t, path, shm.BootOffset, []byte{1, 2, 3})
+	for range 2 {
+		p := start(t, openAndDie, path)
+		var exit *proc.ExitError
+		if err := p.Wait(); !errors.As(err, &exit) || exit.Code != -9 {
+			t.Fatalf("the first one: %v, want killed", err)
+		}
+	}
+	control := anonymous(t)
+	for range 2 {
+		succeed(t, start(t, openCounting, atOnce{control, path}))
+	}
+	if n := word(control, 1).Load(); n != 1 {
+		t.Errorf("%d checks, want 1", n)
+	}
+}
+
+var openAndDie = proc.Define("openAndDie", func(_ context.Context, path string) error {
+	shm.SetCheck(func(*shm.Region) error {
+		self, err := os.FindProcess(os.Getpid())
+		if err == nil {
+			err = self.Kill()
+		}
+		time.Sleep(patience) // does not return
+		return err
+	})
+	_, err := shm.OpenFile(path)
+	return err
+})

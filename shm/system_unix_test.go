@@ -26,6 +26,8 @@ const cutRefused = syscall.EPERM
 // wholeFiles says that the file of a mapped region is as long as its limit.
 const wholeFiles = false
 
+func removeDir(dir string) { os.RemoveAll(dir) }
+
 func canLimitFiles() error { return nil }
 
 // limitFiles limits the size of files of this process.

@@ -2,10 +2,12 @@ package shm_test
 
 import (
 	"errors"
+	"os"
 	"testing"
 
 	"golang.org/x/sys/windows"
 
+	"github.com/shmkit/shmkit/shm"
 	"github.com/shmkit/shmkit/shm/proc"
 )
 
@@ -24,6 +26,16 @@ const cutRefused = windows.ERROR_USER_MAPPED_FILE
 
 // wholeFiles says that the file of a mapped region is as long as its limit.
 const wholeFiles = true
+
+// removeDir takes the names of the regions in dir away first. A file that is in use cannot be deleted, and
+// this process keeps its slot, and the file open, as long as the region has a name.
+func removeDir(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		shm.Remove(e.Name(), shm.Dir(dir))
+	}
+	os.RemoveAll(dir)
+}
 
 func canLimitFiles() error { return errors.ErrUnsupported }
 

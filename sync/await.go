@@ -24,21 +24,37 @@ func await(word *atomic.Uint32, l limit, ready func(v uint32) bool) error {
 	}
 	g := enter(word)
 	defer leave(word, g)
-	g.mu.Lock()
-	if g.leader {
-		w := g.push(time.Now(), false)
-		g.mu.Unlock()
-		if told, err := g.park(w, &l, region); told == nothing {
-			if region == nil || !region.Closed() {
-				if ready(word.Load()) { // while it was given up
-					return nil
-				}
-			}
-			return err
+	look := func(v uint32) (over bool, err error) {
+		over = ready(v)
+		if region != nil && region.Closed() { // after the word was read: it may have been the zeros of now
+			return true, closedError(l.what, region)
 		}
-	} else {
-		g.leader = true
-		g.mu.Unlock()
+		return over, nil
+	}
+	w, over, err := func() (*waiter, bool, error) {
+		g.mu.Lock()
+		defer g.mu.Unlock() // also when the memory is gone
+		if !g.leader {
+			g.leader = true
+			return nil, false, nil
+		}
+		// The leader, and those parked before, may have come after a change that was ours: no change to
+		// come ends their waits sooner than this one.
+		if over, err := look(word.Load()); over {
+			return nil, true, err
+		}
+		return g.push(time.Now(), false), false, nil
+	}()
+	if over {
+		return err
+	}
+	if w != nil {
+		if told, why := g.park(w, &l, region); told == nothing {
+			if over, err := look(word.Load()); over { // while it was given up
+				return err
+			}
+			return why
+		}
 	}
 	defer func() {
 		g.mu.Lock()
@@ -56,12 +72,9 @@ func await(word *atomic.Uint32, l limit, ready func(v uint32) bool) error {
 		runtime.Gosched() // lets go on what the sleep would keep waiting: see attempt.sleep
 	}
 	for {
-		if region != nil && region.Closed() { // before the word: the range reads as zeros now
-			return closedError(l.what, region)
-		}
 		v := word.Load()
-		if ready(v) {
-			return nil
+		if over, err := look(v); over {
+			return err
 		}
 		if err := l.over(); err != nil {
 			return err

@@ -100,10 +100,15 @@ func (e *Event) WaitTimeout(d time.Duration) bool {
 }
 
 func (e *Event) wait(l limit) error {
-	times := e.word.Load() / eventOnce
-	err := await(&e.word, l, func(v uint32) bool { return v&eventSet != 0 || v/eventOnce != times })
+	err := await(&e.word, l, changed(e.word.Load()/eventOnce))
 	if err == nil && raceEnabled {
 		raceAcquire(&e.word)
 	}
 	return err
+}
+
+// changed returns what asks a word whether the wait is over that began when the event had been set so
+// many times.
+func changed(times uint32) (ready func(v uint32) bool) {
+	return func(v uint32) bool { return v&eventSet != 0 || v/eventOnce != times }
 }

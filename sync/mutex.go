@@ -146,9 +146,9 @@ func (m *Mutex) LockRepaired(ctx context.Context, repair func(shm.Death) error) 
 	return nil
 }
 
-// Do runs fn with m held. It returns LockContext's error or fn's. If fn panics, m is unlocked and
-// inconsistent.
-func (m *Mutex) Do(ctx context.Context, fn func() error) error {
+// Do runs fn with m held. It returns LockContext's error or fn's, and [shm.ErrClosed] if the region was closed
+// meanwhile. If fn panics, m is unlocked and inconsistent.
+func (m *Mutex) Do(ctx context.Context, fn func() error) (err error) {
 	if err := m.LockContext(ctx); err != nil {
 		return err
 	}
@@ -157,10 +157,25 @@ func (m *Mutex) Do(ctx context.Context, fn func() error) error {
 		if !done {
 			m.word.Or(flagInconsistent)
 		}
-		m.Unlock()
+		if closed := m.unlockOpen(); closed != nil {
+			err = errors.Join(err, closed)
+		}
 	}()
-	err := fn()
+	err = fn()
 	done = true
+	return err
+}
+
+// unlockOpen is Unlock for calls with an error result: if the region was closed, and there is nothing to
+// unlock any more, it returns an error that is [shm.ErrClosed].
+func (m *Mutex) unlockOpen() error {
+	if raceEnabled {
+		raceRelease(m)
+	}
+	err := m.release()
+	if err != nil && !errors.Is(err, shm.ErrClosed) {
+		panic(err)
+	}
 	return err
 }
 
@@ -176,7 +191,9 @@ func (m *Mutex) Recover(ctx context.Context, repair func(shm.Death) error) error
 	if err != nil {
 		return err
 	}
-	m.Unlock()
+	if err := m.unlockOpen(); err != nil {
+		return err
+	}
 	if healthy {
 		return ErrNotInconsistent
 	}
@@ -190,7 +207,7 @@ func (m *Mutex) Poison() {
 	for {
 		v := m.word.Load()
 		if v&^flags != token {
-			m.misused(v)
+			panic(m.misuse(v))
 		}
 		if m.word.CompareAndSwap(v, v|flagInconsistent) {
 			return
@@ -243,7 +260,7 @@ func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 		a.region.Waited(a.offset, time.Since(a.start), err == nil, a.death.Token != 0)
 	}
 	if err == nil && a.region != nil && a.region.Closed() {
-		a.drop() // perhaps it was the zero word that Close has put there
+		m.unlockOpen() // perhaps it was the zero word that Close has put there
 		err = closedError("lock", a.region)
 	}
 	if err != nil {
@@ -265,13 +282,13 @@ func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 		}
 	}
 	if repair == nil {
-		a.drop()
+		m.unlockOpen()
 		return &OwnerDiedError{Death: death}
 	}
 	repaired := false
 	defer func() {
 		if !repaired {
-			a.drop() // P stays
+			m.unlockOpen() // P stays
 		}
 	}()
 	if err := repair(death); err != nil {
@@ -282,15 +299,4 @@ func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 	m.word.And(^uint64(flagInconsistent)) // by the holder only
 	crash("consistent")
 	return nil
-}
-
-// drop releases the lock for a call that ends with an error. In a region that was closed meanwhile
-// there is nothing to release.
-func (a *attempt) drop() {
-	defer func() {
-		if r := recover(); r != nil && (a.region == nil || !a.region.Closed()) {
-			panic(r)
-		}
-	}()
-	a.m.Unlock()
 }

@@ -489,3 +489,35 @@ func TestMutexHeldWhenItsRegionIsClosedPanicsWithErrClosedAtUnlock(t *testing.T)
 	}()
 	a.mu.Unlock()
 }
+
+func TestMutexScopeWhoseRegionIsClosedInsideEndsWithErrClosed(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there the region stays visible until no handle is left, and Unlock releases the lock")
+	}
+	ctx, own := context.Background(), errors.New("of the function")
+	for name, f := range map[string]func(*shm.Region, *shmsync.Mutex) error{
+		"Do": func(r *shm.Region, m *shmsync.Mutex) error {
+			return m.Do(ctx, r.Close)
+		},
+		"Do with an error": func(r *shm.Region, m *shmsync.Mutex) error {
+			err := m.Do(ctx, func() error { r.Close(); return own })
+			if !errors.Is(err, own) {
+				t.Errorf("the function's error is lost: %v", err)
+			}
+			return err
+		},
+		"Recover": func(r *shm.Region, m *shmsync.Mutex) error {
+			m.Lock()
+			m.Poison()
+			m.Unlock()
+			return m.Recover(ctx, func(shm.Death) error { return r.Close() })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, a := newArena(t)
+			if err := f(r, &a.mu); !errors.Is(err, shm.ErrClosed) {
+				t.Errorf("got %v, want ErrClosed", err)
+			}
+		})
+	}
+}

@@ -28,9 +28,18 @@ import (
 // Nothing that these tests wait for comes by itself.
 func init() { tidyAfter = time.Hour }
 
+// needWaitv skips a test where nobody can sleep by several words: before Linux 5.16, and under an emulator.
+func needWaitv(t *testing.T) {
+	t.Helper()
+	if _, _, e := unix.Syscall6(unix.SYS_FUTEX_WAITV, 0, 0, 0, 0, 0, 0); e == unix.ENOSYS {
+		t.Skip("the system has no futex_waitv")
+	}
+}
+
 // crowded has everybody sleep without a thread of their own until the test ends.
 func crowded(t *testing.T) {
 	t.Helper()
+	needWaitv(t)
 	ownSleepers.Add(ownThreads)
 	t.Cleanup(func() { ownSleepers.Add(-ownThreads) })
 }
@@ -174,6 +183,7 @@ func TestAWakeWithoutAChangeIsToldToTheOneItWasFor(t *testing.T) {
 // The poller is the kernel's first sleeper of a word whose goroutine has gone. What wakes it then was for
 // the next.
 func TestAWakeForOneWhoHasGoneIsPassedOn(t *testing.T) {
+	needWaitv(t)
 	for _, change := range []bool{true, false} {
 		for _, bell := range []bool{true, false} {
 			for _, cancelled := range []bool{true, false} {
@@ -229,22 +239,9 @@ func TestAWakeForOneWhoHasGoneIsPassedOn(t *testing.T) {
 	idle(t)
 }
 
-func inCall(t *testing.T, call string) (n int) {
-	t.Helper()
-	files, _ := filepath.Glob("/proc/self/task/*/syscall")
-	if len(files) == 0 {
-		t.Skip("the kernel does not tell in what calls threads are")
-	}
-	for _, f := range files {
-		if b, err := os.ReadFile(f); err == nil && len(b) >= len(call) && string(b[:len(call)]) == call {
-			n++
-		}
-	}
-	return n
-}
-
 // An entry that is added when the poller has its list, but does not sleep yet, ends the sleep at once.
 func TestOneWhoComesWhileThePollerGoesToSleepIsSleptFor(t *testing.T) {
+	needWaitv(t)
 	entryOf := func(p *pair) *entry {
 		w, bell := p.words(true)
 		return &entry{w: w, bell: bell, active: true, told: make(chan futex.Result, 1)}
@@ -305,6 +302,9 @@ func TestOneWhoComesBackFindsItsPlaceKept(t *testing.T) {
 func TestAThousandSleepersHaveFewThreads(t *testing.T) {
 	for _, waitv := range []bool{true, false} {
 		t.Run(fmt.Sprintf("waitv=%v", waitv), func(t *testing.T) {
+			if waitv {
+				needWaitv(t)
+			}
 			futex.ForbidWaitv(!waitv)
 			defer futex.ForbidWaitv(false)
 			threads := func() int {

@@ -100,6 +100,7 @@ type attempt struct {
 	offset shm.Offset
 	start  time.Time
 	gate   *gate
+	leads  bool // the gate
 	bed    bed
 	slept  bool          // came back from a sleep: entitled to a reservation, and may hold the wake
 	idle   bool          // has just slept its time out
@@ -132,6 +133,7 @@ func (a *attempt) run() (dirty bool, err error) {
 	a.gate = enter(a.m)
 	defer leave(a.m, a.gate)
 	defer a.hide()
+	defer a.abdicate()
 	lead, held, err := a.queue()
 	if err == nil && lead {
 		held, err = a.lead()
@@ -142,30 +144,47 @@ func (a *attempt) run() (dirty bool, err error) {
 	return a.m.word.Load()&flagInconsistent != 0 && held, err
 }
 
+// abdicate lets the next in the gate lead in the place of one whom a fault has stopped: the memory is gone.
+func (a *attempt) abdicate() {
+	if a.leads {
+		a.gate.mu.Lock()
+		defer a.gate.mu.Unlock()
+		a.gate.promote()
+	}
+}
+
 // queue becomes the leader, or parks until it is told to lead or has the lock passed to it.
 func (a *attempt) queue() (lead, held bool, err error) {
+	w := a.join()
+	if w == nil {
+		return true, false, nil
+	}
+	return a.park(w)
+}
+
+// join makes this goroutine the leader, or puts it into the queue.
+func (a *attempt) join() *waiter {
 	g, m := a.gate, a.m
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	for !g.leader {
 		v := m.word.Load()
 		if v&^flags != token || g.head == nil {
-			g.leader = true
-			g.mu.Unlock()
-			return true, false, nil
+			g.leader, a.leads = true, true
+			return nil
 		}
 		if m.word.CompareAndSwap(v, queuedUp(v, false)) {
 			break // the holder, one of us, will find the queue
 		}
 	}
-	w := g.push(a.start, false)
-	g.mu.Unlock()
-	return a.park(w)
+	return g.push(a.start, false)
 }
 
 // park waits to be told to lead, or for the lock.
 func (a *attempt) park(w *waiter) (lead, held bool, err error) {
 	told, err := a.gate.park(w, &a.limit, a.region)
-	return told == leadNow, told == lockPassed, err
+	a.leads = told == leadNow
+	return a.leads, told == lockPassed, err
 }
 
 // lead competes with other processes until it has the lock, parks again, or gives up.
@@ -379,12 +398,12 @@ func (a *attempt) takeOver(v uint64) bool {
 func (a *attempt) stepDown() {
 	g := a.gate
 	g.mu.Lock()
-	g.leader = false
+	defer g.mu.Unlock()
 	if g.head != nil {
 		a.m.word.Or(flagLocal) // ours: only flags can change beside us
 		crash("stepped down")
 	}
-	g.mu.Unlock()
+	g.leader, a.leads = false, false
 }
 
 // parkInFront ends the leadership because the lock, whose word is v, is held by our own process: its
@@ -397,7 +416,7 @@ func (a *attempt) parkInFront(v uint64) *waiter {
 		return nil
 	}
 	crash("parked in front")
-	g.leader = false
+	g.leader, a.leads = false, false
 	return g.push(a.start, true)
 }
 
@@ -407,6 +426,7 @@ func (a *attempt) giveUp(err error) error {
 	g, m := a.gate, a.m
 	g.mu.Lock()
 	g.promote()
+	a.leads = false
 	g.mu.Unlock()
 	for a.slept {
 		v := m.word.Load()
@@ -451,10 +471,17 @@ func (a *attempt) lastLook(why error) (held bool, err error) {
 //
 //go:noinline
 func (m *Mutex) unlockSlow() {
+	if err := m.release(); err != nil {
+		panic(err)
+	}
+}
+
+// release is unlockSlow for those who want the error.
+func (m *Mutex) release() error {
 	for {
 		v := m.word.Load()
 		if v&^flags != token {
-			m.misused(v)
+			return m.misuse(v)
 		}
 		if v&flagLocal == 0 {
 			next, wake := released(v)
@@ -466,21 +493,21 @@ func (m *Mutex) unlockSlow() {
 				futex.Wake(m.half(), 1) // asks the kernel only: m itself is not touched any more
 				crash("woke one")
 			}
-			return
+			return nil
 		}
 		if m.unlockLocal() {
-			return
+			return nil
 		}
 	}
 }
 
-// misused panics for a caller that does not hold the lock whose word is v.
-func (m *Mutex) misused(v uint64) {
+// misuse is the error of a caller that does not hold the lock whose word is v.
+func (m *Mutex) misuse(v uint64) error {
 	// Also of a region that is open still, but in which this process has lost the proof of its life.
 	if name, closed := shm.ClosedAt(unsafe.Pointer(m)); closed {
-		panic(closedIn("unlock", name))
+		return closedIn("unlock", name)
 	}
-	panic(&MisuseError{shm.Token(v &^ flags)})
+	return &MisuseError{shm.Token(v &^ flags)}
 }
 
 // unlockLocal is unlockSlow when goroutines of this process wait. It reports whether it is done.

@@ -201,7 +201,7 @@ func (p *Heap) AllocAligned(n, align uint64) (shm.Offset, error) {
 	}
 	size, ok := blockSize(n)
 	if !ok {
-		return 0, p.noSpace(n)
+		return 0, p.noSpace(n, shm.ErrNoSpace)
 	}
 	if err := p.lock(); err != nil {
 		return 0, err
@@ -210,7 +210,7 @@ func (p *Heap) AllocAligned(n, align uint64) (shm.Offset, error) {
 	p.h.mu.Unlock()
 	switch {
 	case errors.Is(err, shm.ErrNoSpace):
-		return 0, p.noSpace(n)
+		return 0, p.noSpace(n, err)
 	case err != nil:
 		return 0, err
 	}
@@ -619,10 +619,10 @@ func (p *Heap) merge() error {
 	return nil
 }
 
-// noSpace says what did not fit.
-func (p *Heap) noSpace(n uint64) error {
+// noSpace says what did not fit, and why: the limit, or the file system.
+func (p *Heap) noSpace(n uint64, why error) error {
 	return fmt.Errorf("heap: %d bytes do not fit: the region has %d, its limit is %d; free something, or make it with a larger limit: %w",
-		n, p.r.Size(), p.r.Limit(), shm.ErrNoSpace)
+		n, p.r.Size(), p.r.Limit(), why)
 }
 
 // zero clears n bytes at at. A reader that had the block before may still be looking.

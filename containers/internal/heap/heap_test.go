@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/shmkit/shmkit/shm"
@@ -479,6 +480,37 @@ func BenchmarkAllocFree(b *testing.B) {
 		}
 		if err := p.Free(off); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// A slab too small for an object is damage; nothing is made a header from what lies behind it.
+func TestASlabTooSmallIsCorrupt(t *testing.T) {
+	p := newHeap(t, false)
+	if _, err := p.AllocObject(); err != nil {
+		t.Fatal(err)
+	}
+	at := p.h.slabs.Load()
+	b, size, _, err := p.block(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, err := shm.At[block](p.r, shm.Offset(at+granule))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := rest.size.Swap(size - granule | blockFree)
+	b.size.Store(granule | blockSlab)
+	defer func() {
+		b.size.Store(size | blockSlab)
+		rest.size.Store(before)
+	}()
+	for name, do := range map[string]func() error{
+		"Check":      p.Check,
+		"FreeObject": func() error { return p.FreeObject(p.r.Data() + shm.Offset(p.r.Size()) - objectSize) },
+	} {
+		if err := do(); !errors.Is(err, shm.ErrCorrupt) || !strings.Contains(err.Error(), "slab") {
+			t.Errorf("%s: %v, want ErrCorrupt for the slab", name, err)
 		}
 	}
 }

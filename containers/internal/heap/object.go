@@ -100,7 +100,7 @@ func (p *Heap) newSlab() error {
 	}
 	switch {
 	case errors.Is(err, shm.ErrNoSpace):
-		return p.noSpace(objectSize)
+		return p.noSpace(objectSize, err)
 	case err != nil:
 		return err
 	}
@@ -143,6 +143,9 @@ func (p *Heap) slab(at uint64) (first, count uint64, err error) {
 		return 0, 0, fmt.Errorf("heap: block at offset %d is on the list of slabs and in state %d: %w", at, state, shm.ErrCorrupt)
 	}
 	first = (at + blockHead + objectSize - 1) &^ (objectSize - 1)
+	if first+objectSize > at+size {
+		return 0, 0, fmt.Errorf("heap: slab at offset %d has %d bytes, too few for an object: %w", at, size, shm.ErrCorrupt)
+	}
 	return first, (at + size - first) / objectSize, nil
 }
 

@@ -8,7 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
-	"syscall"
+	"slices"
 	"testing"
 	"time"
 
@@ -199,6 +199,21 @@ var works = map[string]struct {
 	}},
 }
 
+// needHoles are the works that need memory that is given back.
+var needHoles = []string{"alloc from what was given back", "trim", "alloc from trimmed room"}
+
+// canGiveBack reports whether the memory of a region can be given back here.
+func canGiveBack(tb testing.TB) bool {
+	tb.Helper()
+	r, err := shm.Anonymous(shm.Size(64 << 10))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer r.Close()
+	_, err = r.Release(r.Data(), r.Size())
+	return !errors.Is(err, errors.ErrUnsupported)
+}
+
 // prepare leaves blocks of 500 bytes, every other one free, and an object. It is the same in every run.
 func prepare(tb testing.TB, p *Heap, full bool) {
 	var offs []shm.Offset
@@ -245,10 +260,7 @@ var die = proc.Define("heap die", func(_ context.Context, a dieArgs) error {
 		}
 		if n++; n == a.Step {
 			os.Stdout.WriteString(done)
-			if self, err := os.FindProcess(os.Getpid()); err == nil {
-				self.Kill()
-			}
-			select {}
+			kill()
 		}
 	}
 	return works[a.Work].do(p, offs)
@@ -261,8 +273,12 @@ func TestKillAtEveryStepLosesOneBlockAtMost(t *testing.T) {
 		t.Skip("the race detector does not look into mapped memory, and makes processes start slowly")
 	}
 	reached := map[string]bool{}
+	givesBack := canGiveBack(t)
 	for name, work := range works {
 		t.Run(name, func(t *testing.T) {
+			if !givesBack && slices.Contains(needHoles, name) {
+				t.Skip("this system gives no memory back")
+			}
 			for step := 1; ; step++ {
 				p := newHeap(t, true, shm.Size(32<<10), shm.Limit(64<<10))
 				prepare(t, p, work.full)
@@ -302,7 +318,7 @@ func TestKillAtEveryStepLosesOneBlockAtMost(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range regexp.MustCompile(`step\("(.*)"\)`).FindAllStringSubmatch(string(source), -1) {
-			if !reached[m[1]] {
+			if !reached[m[1]] && (givesBack || m[1] != "given back" && m[1] != "trimmed") {
 				t.Errorf("no process died after %q of %s", m[1], file)
 			}
 		}
@@ -326,7 +342,7 @@ func dieAt(t *testing.T, p *Heap, work string, step int) (done string, killed bo
 	switch {
 	case err == nil:
 		return "", false
-	case errors.As(err, &exit) && exit.Code == -int(syscall.SIGKILL):
+	case errors.As(err, &exit) && exit.Code == killedCode:
 		return out.String(), true
 	}
 	t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -213,8 +214,12 @@ func TestAllocOnAFullFileSystemAfterTrim(t *testing.T) {
 	}
 	before := usage(t, p)
 	for _, n := range []uint64{3 << 20, 100_000, 7 << 20, 64 << 20} {
-		if off, err := p.Alloc(n); !errors.Is(err, shm.ErrNoSpace) {
+		off, err := p.Alloc(n)
+		if !errors.Is(err, shm.ErrNoSpace) {
 			t.Errorf("%d bytes on a full file system: %d, %v, want ErrNoSpace", n, off, err)
+		}
+		if limited := n > 4<<20; strings.Contains(fmt.Sprint(err), "the file system has no room") == limited {
+			t.Errorf("%d bytes on a full file system: %v, want the cause", n, err)
 		}
 	}
 	if now := usage(t, p); now.Live != before.Live || now.Released != before.Released || room() != 0 {
@@ -268,5 +273,38 @@ func BenchmarkAllocFreeLarge(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// A note that covers memory in use, of a region that lost stores in a crash of the machine, is found.
+func TestCheckFindsALiveBlockWithoutMemory(t *testing.T) {
+	p := newHeap(t, true, shm.Size(4<<20))
+	off := alloc(t, p, 1<<20)
+	for _, n := range []uint64{1 << 20, 2 << 20} { // up to its end, and beyond
+		if _, err := p.r.Release(off, n); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Check(); !errors.Is(err, shm.ErrCorrupt) {
+			t.Errorf("Check with %d bytes given back from a live block on: %v, want ErrCorrupt", n, err)
+		}
+	}
+	if err := p.r.Reserve(p.r.Data(), p.r.Size()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A piece of a block that was given back counts as taken again, and is not given back again.
+func TestPiecesInTurnoverKeepTheirMemory(t *testing.T) {
+	p := newHeap(t, true, shm.Limit(64<<20))
+	if !p.r.ReadableHoles() {
+		t.Skip("a read of a hole can fail here")
+	}
+	free(t, p, alloc(t, p, 16<<20))
+	before := usage(t, p).Released
+	piece := alloc(t, p, 2<<20)
+	took := before - usage(t, p).Released
+	free(t, p, piece)
+	if now := usage(t, p).Released; took < 2<<20 || now != before-took {
+		t.Errorf("%d bytes are given back, %d while a piece of %d was in use, %d before", now, before-took, 2<<20, before)
 	}
 }
