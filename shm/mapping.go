@@ -43,6 +43,7 @@ type mapping struct {
 	closed   atomic.Bool
 	unseated atomic.Bool     // closed since the proof of our life is gone
 	solid    atomic.Bool     // its file can have no holes
+	pins     atomic.Int64    // steps that Close waits for
 	done     chan struct{}   // closed with it
 	handles  int             // guarded by regions.mu
 	draining [slotCount]bool // by a goroutine of ours; guarded by seat.undoing
@@ -217,6 +218,9 @@ func (m *mapping) closeLast() error {
 	publish()
 	if m.file == nil {
 		return nil
+	}
+	for end := time.Now().Add(time.Second); m.pins.Load() != 0 && time.Now().Before(end); { // no more come, and each is short
+		time.Sleep(10 * time.Microsecond)
 	}
 	regions.closedMu.Lock()
 	regions.closed = append(regions.closed, closedRange{uintptr(unsafe.Pointer(m.header)), uintptr(len(m.mem)), m.name})

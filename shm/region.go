@@ -62,6 +62,21 @@ func (r *Region) Closed() bool { return r.m.closed.Load() }
 // Done returns a channel that is closed when the last handle of this process is.
 func (r *Region) Done() <-chan struct{} { return r.m.done }
 
+// Pin keeps the memory of r where it is until [Region.Unpin] is called: Close waits for that. It reports false, and
+// does nothing, if r is closed already. It is for steps that belong together and take microseconds, like
+// taking a lock and finding out whether that was in time.
+func (r *Region) Pin() bool {
+	r.m.pins.Add(1) // before the look: Close does these two the other way round
+	if r.m.closed.Load() {
+		r.m.pins.Add(-1)
+		return false
+	}
+	return true
+}
+
+// Unpin takes back what a Pin that was true has done.
+func (r *Region) Unpin() { r.m.pins.Add(-1) }
+
 // File returns the region's open file, to be handed to another process; nil for a region of [Heap].
 // It stays the region's: do not close it.
 func (r *Region) File() *os.File { return r.m.file }

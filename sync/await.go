@@ -43,7 +43,7 @@ func await(word *atomic.Uint32, l limit, ready func(v uint32) bool) error {
 		if over, err := look(word.Load()); over {
 			return nil, true, err
 		}
-		return g.push(time.Now(), false), false, nil
+		return g.push(region, time.Now(), false), false, nil
 	}()
 	if over {
 		return err

@@ -24,7 +24,8 @@ type gate struct {
 type waiter struct {
 	told       chan message // buffered: whoever tells does not wait
 	next, prev *waiter
-	since      time.Time // it has been waiting
+	since      time.Time   // it has been waiting
+	region     *shm.Region // or nil
 	queued     bool
 }
 
@@ -40,7 +41,10 @@ const (
 var waiters = stdsync.Pool{New: func() any { return &waiter{told: make(chan message, 1)} }}
 
 // free gives back a waiter that has been told and that no queue has.
-func (w *waiter) free() { waiters.Put(w) }
+func (w *waiter) free() {
+	w.region = nil
+	waiters.Put(w)
+}
 
 // locate returns the region that a lock lies in, and where; no region if it lies outside of any. An error
 // is [shm.ErrClosed]: the lock's region is closed, and it was to be used for what.
@@ -95,9 +99,9 @@ func leave[T any](m *T, g *gate) {
 }
 
 // push queues a new waiter. g.mu is held.
-func (g *gate) push(since time.Time, front bool) *waiter {
+func (g *gate) push(r *shm.Region, since time.Time, front bool) *waiter {
 	w := waiters.Get().(*waiter)
-	w.since, w.queued = since, true
+	w.region, w.since, w.queued = r, since, true
 	switch {
 	case g.head == nil:
 		g.head, g.tail = w, w

@@ -255,13 +255,9 @@ func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 	if a.region, a.offset, err = locate(m, "lock"); err != nil {
 		return err
 	}
-	dirty, err := a.run()
+	dirty, err := a.take()
 	if a.region != nil {
 		a.region.Waited(a.offset, time.Since(a.start), err == nil, a.death.Token != 0)
-	}
-	if err == nil && a.region != nil && a.region.Closed() {
-		m.unlockOpen() // perhaps it was the zero word that Close has put there
-		err = closedError("lock", a.region)
 	}
 	if err != nil {
 		return err
@@ -274,6 +270,9 @@ func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 	}
 	death := a.death
 	death.Lock = a.offset
+	if death.Token != 0 {
+		a.region.Logger().Info("sync: lock taken over from a dead process", "region", a.region.Name(), "lock", a.offset, "pid", death.PID)
+	}
 	if a.region != nil {
 		death.Region = a.region.Name()
 		if a.region.ContinuesAfterDeath() {

@@ -101,6 +101,7 @@ type attempt struct {
 	start  time.Time
 	gate   *gate
 	leads  bool // the gate
+	pinned bool // the region, from the step that takes the lock until we know whether that was in time
 	bed    bed
 	slept  bool          // came back from a sleep: entitled to a reservation, and may hold the wake
 	idle   bool          // has just slept its time out
@@ -128,7 +129,18 @@ func (a *attempt) hide() {
 	}
 }
 
-// run waits for the lock. It returns with the lock held, dirty if it is inconsistent, or with an error.
+// take waits for the lock. It returns with the lock held, dirty if it is inconsistent, or with an error.
+func (a *attempt) take() (dirty bool, err error) {
+	defer a.unpin()
+	dirty, err = a.run()
+	if err == nil && a.region != nil && a.region.Closed() {
+		a.m.release() // where others see it; or nothing, if it was the zero word that Close has put there
+		err = closedError(a.limit.what, a.region)
+	}
+	return dirty, err
+}
+
+// run is take before it is known whether that was in time.
 func (a *attempt) run() (dirty bool, err error) {
 	a.gate = enter(a.m)
 	defer leave(a.m, a.gate)
@@ -177,13 +189,13 @@ func (a *attempt) join() *waiter {
 			break // the holder, one of us, will find the queue
 		}
 	}
-	return g.push(a.start, false)
+	return g.push(a.region, a.start, false)
 }
 
 // park waits to be told to lead, or for the lock.
 func (a *attempt) park(w *waiter) (lead, held bool, err error) {
 	told, err := a.gate.park(w, &a.limit, a.region)
-	a.leads = told == leadNow
+	a.leads, a.pinned = told == leadNow, told == lockPassed
 	return a.leads, told == lockPassed, err
 }
 
@@ -206,7 +218,7 @@ func (a *attempt) lead() (held bool, err error) {
 		switch holder := v &^ flags; {
 		case holder == 0:
 			if next, ok := taken(v, token, a.slept); ok {
-				if m.word.CompareAndSwap(v, next) {
+				if a.swap(v, next) {
 					crash("taken")
 					a.stepDown()
 					return true, nil
@@ -379,6 +391,37 @@ var lowHalf = func() int {
 	return 1
 }()
 
+// swap is the compare-and-swap that takes the lock. The memory stays until unpin: if the region is closed
+// meanwhile, a lock that nobody gets has to be released where others see it.
+func (a *attempt) swap(v, next uint64) bool {
+	if !pin(a.region) {
+		return false
+	}
+	a.pinned = true
+	if !a.m.word.CompareAndSwap(v, next) {
+		a.unpin()
+		return false
+	}
+	return true
+}
+
+func (a *attempt) unpin() {
+	if a.pinned && a.region != nil {
+		raceIgnore()
+		a.region.Unpin()
+		raceHeed()
+	}
+	a.pinned = false
+}
+
+// pin keeps the memory of r, if any, where it is, or reports false: it is closed. It does not order those who
+// call it.
+func pin(r *shm.Region) bool {
+	raceIgnore()
+	defer raceHeed()
+	return r == nil || r.Pin()
+}
+
 // takeOver takes the lock from a dead holder.
 func (a *attempt) takeOver(v uint64) bool {
 	holder := shm.Token(v &^ flags)
@@ -386,11 +429,10 @@ func (a *attempt) takeOver(v uint64) bool {
 		return false
 	}
 	pid, settled := a.region.Settled(holder)
-	if !settled || !a.m.word.CompareAndSwap(v, inherited(v, token)) {
+	if !settled || !a.swap(v, inherited(v, token)) {
 		return false
 	}
 	a.death.Token, a.death.PID = holder, pid
-	a.region.Logger().Info("sync: lock taken over from a dead process", "region", a.region.Name(), "lock", a.offset, "pid", pid)
 	return true
 }
 
@@ -417,7 +459,7 @@ func (a *attempt) parkInFront(v uint64) *waiter {
 	}
 	crash("parked in front")
 	g.leader, a.leads = false, false
-	return g.push(a.start, true)
+	return g.push(a.region, a.start, true)
 }
 
 // giveUp ends the leadership of one who does not get the lock. A wake-up that it may have consumed is
@@ -459,9 +501,11 @@ func (a *attempt) lastLook(why error) (held bool, err error) {
 				return true, nil
 			}
 			return false, why
-		case a.m.word.CompareAndSwap(v, next):
+		case a.swap(v, next):
 			crash("taken at the last look")
 			return true, nil
+		case a.region != nil && a.region.Closed():
+			return false, why
 		}
 	}
 }
@@ -520,7 +564,7 @@ func (m *Mutex) unlockLocal() bool {
 		g.mu.Unlock()
 		return false
 	}
-	if g.head != nil && passed(v, time.Since(g.head.since) >= starveAfter) {
+	if g.head != nil && passed(v, time.Since(g.head.since) >= starveAfter) && pin(g.head.region) {
 		w := g.pop()
 		if g.head == nil {
 			m.word.And(^uint64(flagLocal))

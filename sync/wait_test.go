@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -354,7 +355,7 @@ func TestUnlockPassesTheLockToOneWhoWaitedLongOrWhileOthersSleepUnlessTheyStarve
 			m := new(Mutex)
 			g := enter(m)
 			defer leave(m, g)
-			w := g.push(c.since(), false)
+			w := g.push(nil, c.since(), false)
 			m.word.Store(token | c.flags)
 			m.Unlock()
 			then, message := c.flagsThen, leadNow
@@ -379,7 +380,7 @@ func TestUnlockLeavesAGateThatHasALeaderAlone(t *testing.T) {
 	g := enter(m)
 	defer leave(m, g)
 	g.leader = true
-	w := g.push(time.Now(), false)
+	w := g.push(nil, time.Now(), false)
 	m.word.Store(token | flagLocal | flagStarving)
 	m.Unlock()
 	wantWord(t, "after the release", m.word.Load(), flagStarving)
@@ -395,7 +396,7 @@ func TestUnlockThatComesTooLateLeavesTheNextHolderAlone(t *testing.T) {
 		g := enter(m)
 		var w *waiter
 		if waiting {
-			w = g.push(time.Now(), false)
+			w = g.push(nil, time.Now(), false)
 		}
 		m.word.Store(stranger | flagWaiters)
 		if m.unlockLocal() {
@@ -534,6 +535,51 @@ func TestLockInAClosedRegionRefusesThoseWhoArePartOfItsHoldersProcess(t *testing
 	}
 	if err := k.refused(t); !errors.Is(err, shm.ErrClosed) {
 		t.Error(err)
+	}
+}
+
+// A lock is passed on, and its region closed before the one it was passed to runs. That one is refused, so
+// nobody holds the lock.
+func TestLockPassedToOneWhoseRegionIsClosedMeanwhileIsFree(t *testing.T) {
+	dir, refused := t.TempDir(), 0
+	for n := range 20 {
+		path := filepath.Join(dir, fmt.Sprint(n))
+		r, err := shm.CreateFile(path, shm.Limit(1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := shm.At[Mutex](r, r.Data())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Lock()
+		k := take(context.Background(), m)
+		eventually(t, "one is parked", func() bool { return m.has(flagLocal) })
+		time.Sleep(2 * starveAfter) // then it gets the lock passed on
+		m.Unlock()
+		r.Close()
+		select {
+		case <-k.words:
+			continue // it was in time
+		case err := <-k.errs:
+			if !errors.Is(err, shm.ErrClosed) {
+				t.Fatal(err)
+			}
+		}
+		refused++
+		if r, err = shm.OpenFile(path); err != nil {
+			t.Fatal(err)
+		}
+		if m, err = shm.At[Mutex](r, r.Data()); err != nil {
+			t.Fatal(err)
+		}
+		if o, held := m.Owner(); held {
+			t.Errorf("nobody has it, and it is held: %v", o)
+		}
+		r.Close()
+	}
+	if refused == 0 {
+		t.Skip("it was in time, each time")
 	}
 }
 
