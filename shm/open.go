@@ -316,7 +316,7 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 	m.name, m.path, m.file, m.info = name, path, f, info
 	m.forgive, m.seed, m.readOnly = h.flags&flagContinueAfterDeath != 0, h.hashSeed, o.readOnly
 	m.end.Store(h.size.Load())
-	if err := m.fillHoles(&h.holes); err != nil {
+	if err := m.fillHoles(h, where); err != nil {
 		return fail(err)
 	}
 	if err := m.mapFile(); err != nil {
@@ -334,12 +334,33 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 
 // fillHoles reserves memory for a file that has not enough, such as a copy: where there is none, a
 // mapped file answers with a signal that ends the program. Only the holdings of slots that nobody uses
-// are holes in a region, and what was given back.
-func (m *mapping) fillHoles(given *holes) error {
-	end := m.end.Load()
+// are holes in a region, and what was given back, which h notes. On a full file system others may give
+// memory back, or reserve it, between the note that was read and a look at the file: then there is no
+// room for what is no hole, and the note is read again.
+func (m *mapping) fillHoles(h *header, where string) error {
 	if m.readOnly {
 		return nil
 	}
+	for try := 1; ; try++ {
+		err := m.fillAround(&h.holes)
+		if err == nil {
+			return nil
+		}
+		now, errRead := readHeader(m.file, where)
+		if errRead != nil {
+			return errRead
+		}
+		was, is := h.holes.state.Load(), now.holes.state.Load()
+		if was == is && is&holesBusy == 0 || try == 1000 { // 1000: somebody died over it, or writes over it
+			return err
+		}
+		h = now
+	}
+}
+
+// fillAround is fillHoles, going by one reading of the notes.
+func (m *mapping) fillAround(given *holes) error {
+	end := m.end.Load()
 	info, err := m.stat() // after the header was read: what others reserve comes before its record changes
 	if err != nil {
 		return m.fail("open", err)
