@@ -126,8 +126,24 @@ func (r *Region) Scan() {
 	})
 }
 
-// Deaths returns the word that counts the processes of r that died and were undone.
+// Deaths returns the word that counts the processes of r that died and were undone. Who waits for something that
+// the dead may have had a share in sleeps by it too; see [SetWaker].
 func (r *Region) Deaths() *atomic.Uint32 { return &r.m.header.deaths }
+
+var waker atomic.Pointer[func(*atomic.Uint32)]
+
+// SetWaker installs what wakes everybody, in all processes, who sleeps by a word: [Region.Deaths], after it has
+// changed. It is called once, at start, by the package that knows how to sleep. One who is killed between the change
+// and the wake leaves the sleepers to the end of their sleep.
+func SetWaker(wake func(word *atomic.Uint32)) { waker.Store(&wake) }
+
+// countDeath tells everybody that one more process is dead and undone.
+func (m *mapping) countDeath() {
+	m.header.deaths.Add(1)
+	if wake := waker.Load(); wake != nil {
+		(*wake)(&m.header.deaths)
+	}
+}
 
 // ContinuesAfterDeath reports whether the region was made with [ContinueAfterDeath].
 func (r *Region) ContinuesAfterDeath() bool { return r.m.forgive }
@@ -179,7 +195,7 @@ func (m *mapping) recover(i int) bool {
 		}
 	case finishIt:
 		if by != self {
-			m.header.deaths.Add(1) // it may have died before it counted
+			m.countDeath() // it may have died before it counted
 		}
 	default:
 		m.log.Error("shm: slot in no known state", "region", m.where(), "slot", i, "state", word)
@@ -207,7 +223,7 @@ func (m *mapping) undo(i int, s *slot) bool {
 			"closed", s.flags.Load()&slotClosed != 0)
 	}
 	s.state.Store(uint64(self) | slotUndone)
-	m.header.deaths.Add(1)
+	m.countDeath()
 	return true
 }
 
@@ -218,6 +234,7 @@ func (m *mapping) finish(i int, s *slot) {
 	// One that is attaching, and finds every slot taken, has none to operate from: it frees a slot with
 	// what the dead process kept there, and is the next to have that.
 	if r == nil || m.seat.slot < 0 {
+		m.dropSpares(s.token.Load())
 		s.token.Store(0)
 		// crash here: a dead process without a token
 		s.state.Store(slotFree)
@@ -236,6 +253,7 @@ func (m *mapping) finish(i int, s *slot) {
 			return // DRAINING until this process ends: another one may fare better
 		}
 		m.guard(func() error { // a file that was cut has no slot to free
+			m.dropSpares(s.token.Load())
 			s.token.Store(0)
 			s.state.Store(slotFree)
 			return nil

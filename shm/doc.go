@@ -50,8 +50,8 @@
 //
 // # Layout
 //
-//	0        4096      36864           1085440
-//	| header | slots   | holdings      | data area, grows up to limit ...
+//	0        4096      36864               40960      1089536       3182592
+//	| header | slots   | owners of spares  | holdings | spare pages | data area, grows up to limit ...
 //
 // The header's first half never changes, has a checksum, and is copied before it is believed. Its
 // second half is words that change, on cache lines of their own. A slot, and a page of holdings, stands
@@ -61,8 +61,8 @@
 //
 // Memory is really reserved before it is used: a hole in a mapped file on a full file system answers
 // with a signal that ends the program, where a failed reservation is [ErrNoSpace]. Only the holdings
-// of slots that nobody has had yet are holes, and what was given back. Opening a copied file fills its other
-// holes.
+// of slots that nobody has had yet are holes, the spare pages for processes with more of them, and what was
+// given back. Opening a copied file fills its other holes.
 //
 // # Memory given back
 //

@@ -155,7 +155,7 @@ type Field struct {
 
 // Fields describes the structures of a region. Padding is left out.
 func Fields() (all []Field) {
-	for _, t := range []reflect.Type{reflect.TypeFor[header](), reflect.TypeFor[slot](), reflect.TypeFor[holdings]()} {
+	for _, t := range []reflect.Type{reflect.TypeFor[header](), reflect.TypeFor[slot](), reflect.TypeFor[holdings](), reflect.TypeFor[spareTable](), reflect.TypeFor[sparePage]()} {
 		all = append(all, Field{t.Name(), 0, t.Size()})
 		all = append(all, fieldsOf(t.Name(), t, 0)...)
 	}
@@ -182,7 +182,7 @@ func fieldsOf(path string, t reflect.Type, base uintptr) (all []Field) {
 func Constants() map[string]uint64 {
 	return map[string]uint64{
 		"magic": regionMagic, "version": layoutVersion, "slots": slotsStart, "slot count": slotCount,
-		"holdings": holdingStart, "data": dataStart, "first slot byte": slotBytes, "growth byte": growthByte,
+		"owners of spares": ownersStart, "holdings": holdingStart, "spares": spareStart, "data": dataStart, "first slot byte": slotBytes, "growth byte": growthByte,
 		"exclusive byte": exclusiveByte, "restart byte": restartByte, "checksum of 1..9": crcOf("123456789"),
 		"ATTACHED": slotAttached, "UNDOING": slotUndoing, "UNDONE": slotUndone, "DRAINING": slotDraining,
 	}
@@ -209,7 +209,7 @@ func Soil(r *Region, i int) {
 		r.m.holdings[i].waiting[j].lock.Store(8)
 	}
 	for j := range r.m.holdings[i].held {
-		r.m.holdings[i].held[j].key.Store(1)
+		r.m.holdings[i].held[j].Word.Store(HoldingKey(8) | 1)
 	}
 }
 
@@ -268,4 +268,28 @@ func ClearSlot(r *Region) (end func() error, err error) {
 		stopped <- err
 	}()
 	return func() error { stop.Store(true); return <-stopped }, nil
+}
+
+// SparePages returns how many spare pages belong to somebody.
+func SparePages(r *Region) (n int) {
+	for i := range r.m.spares.owners {
+		if r.m.spares.owners[i].Load() != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// SetChain writes the word that leads to the spare pages of a slot.
+func SetChain(r *Region, slot int, v uint64) { r.m.slots[slot].overflow.Store(v) }
+
+// LoopChain makes the spare pages of a slot a ring.
+func LoopChain(r *Region, slot int) {
+	for i := range r.m.spares.owners {
+		if r.m.spares.owners[i].Load() != 0 {
+			r.m.slots[slot].overflow.Store(uint64(i) + 1)
+			r.m.spare(i).next.Store(uint64(i) + 1)
+			return
+		}
+	}
 }

@@ -13,24 +13,26 @@ import (
 	"unsafe"
 )
 
-// A region begins with a header page, the slots of its processes and their holdings; the data area,
-// which callers use, follows.
+// A region begins with a header page, the slots of its processes and their holdings, with spare pages for
+// those that need more; the data area, which callers use, follows.
 //
-//	0        4096      36864           1085440
-//	| header | slots   | holdings      | data area, grows up to limit ...
+//	0        4096      36864               40960      1089536       3182592
+//	| header | slots   | owners of spares  | holdings | spare pages | data area, grows up to limit ...
 //
 // Integers are in host byte order. Offsets count bytes from the region's start; 0 means none.
 const (
 	headerSize   = 4096
 	slotCount    = 256
 	slotsStart   = headerSize
-	holdingStart = slotsStart + slotCount*slotSize
-	dataStart    = holdingStart + slotCount*holdingSize
+	ownersStart  = slotsStart + slotCount*slotSize
+	holdingStart = ownersStart + spareSize
+	spareStart   = holdingStart + slotCount*holdingSize
+	dataStart    = spareStart + spareCount*spareSize
 )
 
 const (
 	regionMagic   = 0x0a0d74696b6d6873 // "shmkit\r\n" on little-endian machines
-	layoutVersion = 1                  // of everything in this file and in slot.go
+	layoutVersion = 2                  // of everything in this file, in slot.go and in holding.go
 	byteOrderMark = 0x01020304
 
 	stateBuilding = 0

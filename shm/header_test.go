@@ -248,8 +248,8 @@ func TestRegionsOfOtherPrograms(t *testing.T) {
 		err  error
 		says string
 	}{
-		"newer layout":      {shm.VersionOffset, u32(2), shm.ErrVersion, "layout version 2, this program knows 1"},
-		"older layout":      {shm.VersionOffset, u32(0), shm.ErrVersion, "layout version 0, this program knows 1"},
+		"newer layout":      {shm.VersionOffset, u32(3), shm.ErrVersion, "layout version 3, this program knows 2"},
+		"older layout":      {shm.VersionOffset, u32(1), shm.ErrVersion, "layout version 1, this program knows 2"},
 		"other word size":   {shm.WordSizeOffset, u32(12 - word), shm.ErrVersion, fmt.Sprintf("made by a %d-bit program, this one is a %d-bit one", 8*(12-word), 8*word)},
 		"other byte order":  {shm.MagicOffset, reversed, shm.ErrVersion, "another byte order"},
 		"unknown feature":   {shm.FeaturesOffset, u64(1 << 40), shm.ErrVersion, "needs features 0x10000000000"},
@@ -432,8 +432,8 @@ holdings.waiting[0].lock         0     8
 holdings.waiting[0].since        8     8
 holdings.held                   64  2048
 holdings.held[1]               128    64
-holdings.held[0].key            64     8
-holdings.held[0].extra          72    56
+holdings.held[0].Word           64     8
+holdings.held[0].Words          72    56
 holdings.total                2112    64
 holdings.tallies              2176  1920
 holdings.tallies[1]           2240    64
@@ -443,19 +443,30 @@ holdings.tallies[0].waited    2192     8
 holdings.tallies[0].longest   2200     8
 holdings.tallies[0].takeovers  2208     8
 holdings.tallies[0].took      2216     8
+spareTable                       0  4096
+spareTable.owners                0  4088
+spareTable.used               4088     8
+sparePage                        0  4096
+sparePage.next                   0     8
+sparePage.held                  64  4032
+sparePage.held[1]              128    64
+sparePage.held[0].Word          64     8
+sparePage.held[0].Words         72    56
 ATTACHED                     0x1
 DRAINING                     0x4
 UNDOING                      0x2
 UNDONE                       0x3
 checksum of 1..9             0x995dc9bbdf1939fa
-data                         0x109000
+data                         0x309000
 exclusive byte               0x3ffffffffffffffe
 first slot byte              0x4000000000000000
 growth byte                  0x3fffffffffffffff
-holdings                     0x9000
+holdings                     0xa000
 magic                        0xa0d74696b6d6873
+owners of spares             0x9000
 restart byte                 0x3ffffffffffffffd
 slot count                   0x100
 slots                        0x1000
-version                      0x1
+spares                       0x10a000
+version                      0x2
 `

@@ -222,7 +222,7 @@ var harmless = map[string]bool{
 	"reflect.TypeFor": true, "reflect.TypeOf": true, "unsafe.Sizeof": true, "unsafe.Offsetof": true, "unsafe.Alignof": true, "unsafe.Pointer": true,
 	"sync.OnceValue": true, "stdsync.OnceValue": true, "stdsync.OnceValues": true, "stdsync.OnceFunc": true,
 	"runtime.NumCPU": true, "uint64": true, "newToken": true, "new": true, "make": true, "len": true, "string": true,
-	"regexp.MustCompile": true, "namedLayout": true, "shm.Self": true, "shm.SetCheck": true, "proc.Define": true,
+	"regexp.MustCompile": true, "namedLayout": true, "shm.Self": true, "shm.SetCheck": true, "shm.SetWaker": true, "shm.SetForgetter": true, "shm.SetRecoverer": true, "proc.Define": true,
 }
 
 func TestImportingAPackageAsksNothingOfTheSystem(t *testing.T) {

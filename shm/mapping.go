@@ -21,6 +21,7 @@ type mapping struct {
 	header   *header
 	slots    *[slotCount]slot
 	holdings *[slotCount]holdings
+	spares   *spareTable
 	id       ID
 	name     string
 	path     string
@@ -103,8 +104,18 @@ func giveBack(mem []byte) {
 	defer regions.closedMu.Unlock()
 	base := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
 	regions.closed = slices.DeleteFunc(regions.closed, func(c closedRange) bool { return c.base == base })
+	if forget := forgetter.Load(); forget != nil {
+		(*forget)(base, uintptr(len(mem)))
+	}
 	unmap(mem)
 }
+
+var forgetter atomic.Pointer[func(base, size uintptr)]
+
+// SetForgetter installs what is told of a range of addresses where a region was that nothing refers to any more,
+// before another one may come to lie there: for those who remember something by address. It is called once, at
+// start.
+func SetForgetter(forget func(base, size uintptr)) { forgetter.Store(&forget) }
 
 func publish() {
 	table := make([]*mapping, len(regions.open))
@@ -161,6 +172,17 @@ func (m *mapping) place(mem []byte) {
 	m.header = (*header)(base)
 	m.slots = (*[slotCount]slot)(unsafe.Add(base, slotsStart))
 	m.holdings = (*[slotCount]holdings)(unsafe.Add(base, holdingStart))
+	m.spares = (*spareTable)(unsafe.Add(base, ownersStart))
+}
+
+// spare returns the n'th spare page; only one that somebody owns has memory.
+func (m *mapping) spare(n int) *sparePage {
+	return (*sparePage)(unsafe.Add(unsafe.Pointer(m.header), spareStart+n*spareSize))
+}
+
+// spareNumber returns which one a spare page is.
+func (m *mapping) spareNumber(p *sparePage) int {
+	return int(uintptr(unsafe.Pointer(p))-uintptr(unsafe.Pointer(m.header))-spareStart) / spareSize
 }
 
 // size returns the end of the data area. The shared word is believed as far as the file's length bears

@@ -334,7 +334,7 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 
 // fillHoles reserves memory for a file that has not enough, such as a copy: where there is none, a
 // mapped file answers with a signal that ends the program. Only the holdings of slots that nobody uses
-// are holes in a region, and what was given back, which h notes. On a full file system others may give
+// and the spare pages are holes in a region, and what was given back, which h notes. On a full file system others may give
 // memory back, or reserve it, between the note that was read and a look at the file: then there is no
 // room for what is no hole, and the note is read again.
 func (m *mapping) fillHoles(h *header, where string) error {
@@ -369,6 +369,10 @@ func (m *mapping) fillAround(given *holes) error {
 	if err != nil {
 		return m.fail("open", err)
 	}
+	used, err := readSpares(m.file)
+	if err != nil {
+		return m.fail("open", err)
+	}
 	parts := given.around(span{dataStart, end})
 	elsewhere := end - dataStart + max(uint64(info.Size()), end) - end
 	for _, p := range parts {
@@ -379,6 +383,7 @@ func (m *mapping) fillAround(given *holes) error {
 			elsewhere += holdingSize
 		}
 	}
+	elsewhere += used * spareSize
 	if err := fill(m.file, info, elsewhere, append(parts, [2]uint64{0, holdingStart + holdingSize})...); err != nil {
 		return m.fail("open", noSpace("its file has holes", end, err))
 	}

@@ -107,7 +107,7 @@ var openOften = proc.Define("openOften", func(_ context.Context, o openings) err
 
 // A region that just fits is made, and one that is a page too large is refused as such.
 func TestCreateUpToTheLastPage(t *testing.T) {
-	for _, pages := range []uint64{64 - 9 - 2, 64 - 9 - 1} { // without header and slots, and holdings
+	for _, pages := range []uint64{64 - 10 - 2, 64 - 10 - 1} { // without header, slots and owners, and holdings
 		dir := smallMemory(t, 64*4096)
 		r, err := shm.Create("r", shm.Dir(dir), shm.Size(pages*4096))
 		switch {

@@ -25,6 +25,7 @@ type seat struct {
 	// those that still use an earlier, closed mapping of the region.
 	growing stdsync.Mutex // the growth byte
 	setting stdsync.Mutex // the byte of Exclusive
+	holding stdsync.Mutex // which object each of our holdings belongs to
 	restart stdsync.Mutex // the restart byte
 	undoing stdsync.Mutex // the bytes of the slots; taken after regions.mu
 }

@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"encoding/binary"
 	"os"
 	"structs"
 	"sync/atomic"
@@ -50,7 +51,7 @@ type slot struct {
 	lanes    atomic.Uint64 // offset of the lanes of this slot, 0 none
 	leases   atomic.Uint64 // offset of the leases of this slot, 0 none
 	busy     atomic.Uint64 // bit i: lane i is in an operation
-	overflow atomic.Uint64 // offset of the first page of further holdings, 0 none
+	overflow atomic.Uint64 // number of the first spare page of further holdings plus one, 0 none; see holding.go
 	pressed  atomic.Uint64 // value of header.press that this process has answered
 	_        [16]byte
 }
@@ -60,10 +61,7 @@ type slot struct {
 type holdings struct {
 	_       structs.HostLayout
 	waiting [4]struct{ lock, since atomic.Uint64 } // locks that the process waits for, and since when in Unix ns
-	held    [32]struct {
-		key   atomic.Uint64 // offset/8 of the object << 24 | count
-		extra [7]atomic.Uint64
-	}
+	held    [32]Holding
 	total   tally     // of all its waits
 	tallies [30]tally // of the locks that it waited for most
 }
@@ -84,6 +82,8 @@ var (
 	_ [64]byte          = [unsafe.Sizeof(tally{})]byte{}
 	_ [slotSize]byte    = [unsafe.Sizeof(slot{})]byte{}
 	_ [holdingSize]byte = [unsafe.Sizeof(holdings{})]byte{}
+	_ [spareSize]byte   = [unsafe.Sizeof(spareTable{})]byte{}
+	_ [spareSize]byte   = [unsafe.Sizeof(sparePage{})]byte{}
 )
 
 // States of a slot.
@@ -114,6 +114,13 @@ func readSlots(f *os.File) (*[slotCount]slot, error) {
 	slots := new([slotCount]slot)
 	_, err := f.ReadAt(unsafe.Slice((*byte)(unsafe.Pointer(slots)), unsafe.Sizeof(*slots)), slotsStart)
 	return slots, err
+}
+
+// readSpares returns how many spare pages of the region in f may have memory.
+func readSpares(f *os.File) (uint64, error) {
+	var used [8]byte
+	_, err := f.ReadAt(used[:], ownersStart+int64(unsafe.Offsetof(spareTable{}.used)))
+	return min(binary.NativeEndian.Uint64(used[:]), spareCount), err
 }
 
 func slotState(s uint64) (state uint64, by Token) { return s & tokenFlags, Token(s &^ tokenFlags) }

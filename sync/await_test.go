@@ -21,7 +21,8 @@ func TestEventSetAndClearedBeforeAWaiterParksEndsItsWait(t *testing.T) {
 	go func() { led <- e.Wait(ctx) }()
 	eventually(t, "the later one leads", e.Sleeps)
 	over := make(chan error, 1)
-	go func() { over <- await(&e.word, limit{what: "wait for an event"}, changed(began)) }()
+	w := watch{word: &e.word, limit: limit{what: "wait for an event"}, over: changed(began)}
+	go func() { over <- w.wait() }()
 	select {
 	case err := <-over:
 		if err != nil {
@@ -46,7 +47,8 @@ func TestEventInARegionThatIsClosedWhileItIsLookedAtIsNotSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = await(&e.word, limit{what: "wait for an event"}, func(uint32) bool { return r.Close() == nil })
+	w := watch{word: &e.word, limit: limit{what: "wait for an event"}, over: func(uint32) (bool, error) { return true, r.Close() }}
+	err = w.wait()
 	if !errors.Is(err, shm.ErrClosed) {
 		t.Errorf("got %v, want ErrClosed", err)
 	}

@@ -14,8 +14,8 @@ var (
 	ErrInconsistent = errors.New("sync: lock inconsistent")
 	// ErrNotInconsistent is what Recover answers about a lock whose data nobody left half changed.
 	ErrNotInconsistent = errors.New("sync: lock not inconsistent")
-	// ErrMisuse is in the panic of an Unlock by a process that does not hold the lock.
-	ErrMisuse = errors.New("sync: unlock of a lock that this process does not hold")
+	// ErrMisuse is in the panic of a call that gives back what its process does not hold: see [MisuseError].
+	ErrMisuse = errors.New("sync: misuse")
 )
 
 // An OwnerDiedError says whose death left a lock inconsistent, as far as that is known. It is
@@ -39,17 +39,22 @@ func (e *OwnerDiedError) Unwrap() error { return e.Err }
 // Is reports whether target is [ErrInconsistent].
 func (e *OwnerDiedError) Is(target error) bool { return target == ErrInconsistent }
 
-// A MisuseError is the panic value of a wrong Unlock; the lock is unchanged. It is [ErrMisuse].
+// A MisuseError is the panic value of a call that is a mistake whatever others do, such as an Unlock by a
+// process that does not hold the lock; nothing has changed. It is [ErrMisuse].
 type MisuseError struct {
-	Holder shm.Token // 0: nobody
+	What   string    // was tried; empty: unlock of a lock that this process does not hold
+	Holder shm.Token // of that lock instead; 0: nobody
 }
 
-// Error says who holds the lock instead.
+// Error says what was tried, and who holds the lock instead.
 func (e *MisuseError) Error() string {
-	if e.Holder == 0 {
-		return ErrMisuse.Error() + ": nobody holds it"
+	switch {
+	case e.What != "":
+		return fmt.Sprintf("%v: %s", ErrMisuse, e.What)
+	case e.Holder == 0:
+		return ErrMisuse.Error() + ": unlock of a lock that nobody holds"
 	}
-	return fmt.Sprintf("%v: process %v does", ErrMisuse, e.Holder)
+	return fmt.Sprintf("%v: unlock of a lock that process %v holds, not this one", ErrMisuse, e.Holder)
 }
 
 // Unwrap returns [ErrMisuse].

@@ -100,7 +100,8 @@ func (e *Event) WaitTimeout(d time.Duration) bool {
 }
 
 func (e *Event) wait(l limit) error {
-	err := await(&e.word, l, changed(e.word.Load()/eventOnce))
+	w := watch{word: &e.word, limit: l, over: changed(e.word.Load() / eventOnce)}
+	err := w.wait()
 	if err == nil && raceEnabled {
 		raceAcquire(&e.word)
 	}
@@ -109,6 +110,6 @@ func (e *Event) wait(l limit) error {
 
 // changed returns what asks a word whether the wait is over that began when the event had been set so
 // many times.
-func changed(times uint32) (ready func(v uint32) bool) {
-	return func(v uint32) bool { return v&eventSet != 0 || v/eventOnce != times }
+func changed(times uint32) (over func(v uint32) (bool, error)) {
+	return func(v uint32) (bool, error) { return v&eventSet != 0 || v/eventOnce != times, nil }
 }

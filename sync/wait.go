@@ -548,7 +548,7 @@ func (m *Mutex) misuse(v uint64) error {
 	if name, closed := shm.ClosedAt(unsafe.Pointer(m)); closed {
 		return closedIn("unlock", name)
 	}
-	return &MisuseError{shm.Token(v &^ flags)}
+	return &MisuseError{Holder: shm.Token(v &^ flags)}
 }
 
 // unlockLocal is unlockSlow when goroutines of this process wait. It reports whether it is done.
