@@ -50,7 +50,7 @@ func fight(ctx context.Context, a *arena) {
 	for ctx.Err() == nil {
 		short, cancel := context.WithTimeout(ctx, time.Duration(rand.IntN(3000))*time.Microsecond)
 		held, err := false, error(nil)
-		switch rand.IntN(5) {
+		switch rand.IntN(6) {
 		case 0:
 			held = a.mu.TryLock()
 		case 1:
@@ -60,6 +60,9 @@ func fight(ctx context.Context, a *arena) {
 			err = a.mu.Do(short, func() error { alter(a); return nil })
 		case 3:
 			err = a.mu.Recover(short, repairAll(a))
+		case 4:
+			_, err = shmsync.WaitAny(short, &a.mu)
+			held = err == nil
 		default:
 			err = a.mu.LockContext(ctx)
 			held = err == nil
@@ -121,7 +124,7 @@ func crashPoints(t *testing.T, files ...string) (all []string) {
 // A process kills itself between two steps of a lock, at each place there is, while it and others fight
 // for the lock: the others go on, and nobody enters what it left half changed as if it were whole.
 func TestAKillBetweenAnyTwoStepsOfTheMutexStopsNobody(t *testing.T) {
-	points := crashPoints(t, "mutex.go", "wait.go")
+	points := crashPoints(t, "mutex.go", "wait.go", "waitany.go")
 	if len(points) < 15 {
 		t.Fatalf("only %d points found: %q", len(points), points)
 	}

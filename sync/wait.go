@@ -462,12 +462,21 @@ func (a *attempt) parkInFront(v uint64) *waiter {
 // giveUp ends the leadership of one who does not get the lock. A wake-up that it may have consumed is
 // passed on, and a place kept for it is given back.
 func (a *attempt) giveUp(err error) error {
-	g, m := a.gate, a.m
+	g := a.gate
 	g.mu.Lock()
 	g.promote()
 	a.leads = false
 	g.mu.Unlock()
-	for a.slept {
+	if a.slept {
+		a.passOn()
+	}
+	return err
+}
+
+// passOn is for one who has slept and does not want the lock any more.
+func (a *attempt) passOn() {
+	m := a.m
+	for {
 		v := m.word.Load()
 		next, wake := abandoned(v)
 		if next != v && !m.word.CompareAndSwap(v, next) {
@@ -478,9 +487,8 @@ func (a *attempt) giveUp(err error) error {
 			futex.Wake(m.half(), 1)
 			crash("passed the wake-up on")
 		}
-		break
+		return
 	}
-	return err
 }
 
 // lastLook is for one who is about to be refused: a lock that has become free is taken all the same,

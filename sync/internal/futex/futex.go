@@ -117,3 +117,34 @@ func Nap(w, bell Word, d time.Duration, cancel *Cancel) Result {
 		}
 	}
 }
+
+// NapAny is [SleepAny] without the kernel, as [Nap] is Sleep.
+func NapAny(words []Word, d time.Duration, cancel *Cancel) Result {
+	end := time.Now().Add(d)
+	for nap := 10 * time.Microsecond; ; nap = min(2*nap, longestNap) {
+		left := time.Until(end)
+		switch {
+		case anyChanged(words):
+			return Woken
+		case cancel.Cancelled():
+			return Cancelled
+		case left <= 0:
+			return Expired
+		}
+		t := time.NewTimer(min(nap, left))
+		select {
+		case <-t.C:
+		case <-cancel.Done():
+		}
+		t.Stop()
+	}
+}
+
+func anyChanged(words []Word) bool {
+	for _, w := range words {
+		if w.Changed() {
+			return true
+		}
+	}
+	return false
+}

@@ -224,6 +224,36 @@ func (s *Set) Wait(d time.Duration) (index int, r Result) {
 	return -1, Refused
 }
 
+// SleepAny sleeps as long as all words read what they say and nobody cancels, for d at most; cancel may be none.
+// [Changed] says that some word reads something else and no wake-up was used up; after any other Result one may have
+// been, of each word. More words than the kernel takes together are polled, as all are where it takes one only.
+func SleepAny(words []Word, d time.Duration, cancel *Cancel) Result {
+	switch {
+	case d <= 0:
+		return Expired
+	case cancel.Cancelled():
+		return Cancelled
+	case noWaitv.Load() || len(words) >= SetSize:
+		return NapAny(words, d, cancel)
+	}
+	var s Set
+	for _, w := range words {
+		s.Add(w, false)
+	}
+	if cancel != nil {
+		s.Add(Word{Addr: (*uint32)(unsafe.Pointer(&cancel.word))}, true)
+	}
+	_, r := s.Wait(d)
+	runtime.KeepAlive(cancel)
+	switch {
+	case r == Refused: // a fault, if it is for that
+		return NapAny(words, d, cancel)
+	case r != Expired && cancel.Cancelled():
+		return Cancelled
+	}
+	return r
+}
+
 // Wake wakes up to n sleepers. It touches nothing at w but asks the kernel for its sleepers: w may be
 // free or unmapped by now.
 func Wake(w *uint32, n int) {
