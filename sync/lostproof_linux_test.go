@@ -14,11 +14,8 @@ import (
 	shmsync "github.com/shmkit/shmkit/sync"
 )
 
-// waitWithoutProof holds one lock, loses the descriptor that proves its life, and waits for another lock.
-// It says what came of that.
-var waitWithoutProof = proc.Define("wait without proof", func(_ context.Context, o order) error {
-	all := openMany(o.Region)
-	all[0].Lock()
+// loseProof closes the descriptor that proves this process' life to those who have an anonymous region open.
+func loseProof(r *shm.Region) error {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return err
@@ -28,13 +25,23 @@ var waitWithoutProof = proc.Define("wait without proof", func(_ context.Context,
 		var fd int
 		fmt.Sscan(e.Name(), &fd)
 		to, _ := os.Readlink("/proc/self/fd/" + e.Name())
-		if strings.HasPrefix(to, "/memfd:shmkit-") && fd != int(o.Region.File().Fd()) {
+		if strings.HasPrefix(to, "/memfd:shmkit-") && fd != int(r.File().Fd()) {
 			closed++
-			syscall.Close(fd)
+			if err := syscall.Close(fd); err != nil {
+				return err
+			}
 		}
 	}
-	if closed != 1 {
-		return fmt.Errorf("%d descriptors are closed, want the one that proves life", closed)
+	return check(closed == 1, "%d descriptors are closed, want the one that proves life", closed)
+}
+
+// waitWithoutProof holds one lock, loses the descriptor that proves its life, and waits for another lock.
+// It says what came of that.
+var waitWithoutProof = proc.Define("wait without proof", func(_ context.Context, o order) error {
+	all := openMany(o.Region)
+	all[0].Lock()
+	if err := loseProof(o.Region); err != nil {
+		return err
 	}
 	results := make(chan error)
 	for range 2 { // one competes, and one is parked

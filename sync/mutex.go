@@ -250,6 +250,12 @@ func mustHold(err error) {
 // acquire takes m by the slow path and settles what a dead holder left. An error means that m is not
 // held.
 func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
+	if m.lockSoon() {
+		if raceEnabled {
+			raceAcquire(m)
+		}
+		return nil
+	}
 	a := attempt{m: m, limit: l, start: time.Now()}
 	var err error
 	if a.region, a.offset, err = locate(m, "lock"); err != nil {

@@ -56,9 +56,9 @@ func (m *Mutex) Owner() (Owner, bool) {
 }
 
 // Stats says how much a lock is fought for: by the processes that are attached now, since they are,
-// and in calls only that did not get it at once.
+// and in calls only that did not get it within a microsecond or two.
 type Stats struct {
-	Waits     uint64        // calls that had to wait, however short, with success or without
+	Waits     uint64        // calls that had to wait for longer than that, with success or without
 	Waited    time.Duration // all together
 	Longest   time.Duration
 	Takeovers uint64    // from dead holders
