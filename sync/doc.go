@@ -70,7 +70,8 @@
 // (set_robust_list, for one thread of each process), often before the last of its threads has run its
 // last instruction. So it proves nothing; who hears it asks every 50 µs at first. Measured from the kill of
 // a small process to the next turn: 0.9 ms at the median, 50 ms without the bell. Where there is no bell,
-// looks are the way: after 1 ms, 10, 20, 40, 80, and then every 100.
+// looks are the way, after 1 ms, 2, 4, and so on, and then every 100: on other systems, and if a process is
+// killed before it has hung its bell, which takes it a fraction of a millisecond.
 //
 // After a kill between any two steps the word is one of: free, reserved, or held by a token whose death
 // can be decided. W, L and S are hints. If one is lost with a process, or a wake-up is (the waker died
@@ -82,6 +83,10 @@
 // Of the goroutines of one process that wait for one lock, one, the leader, competes: it looks at the
 // word for some microseconds, and then, if another process holds the lock, sleeps in the kernel; if its
 // own does, it parks in the lock's gate with the others, and costs no thread.
+//
+// Before all that, and before anything is set up for it, one looks four times more for a lock that is free
+// and clean, as Lock does at first. The setting up takes longer than a short section: without this, 8
+// processes with 200 ns inside and 200 outside took turns 1.8 million times a second, with it 2.9.
 //
 // Among themselves the goroutines of a process behave as with the standard mutex. A holder that finds
 // others in the gate lets go, and the first of them competes with whoever comes: a goroutine that runs
@@ -115,8 +120,8 @@
 // # Who has it, and who waits
 //
 // [Mutex.Owner] says who holds a lock and whether that process lives, on what evidence; [Mutex.Stats]
-// and [StatsOf] how much locks are fought for. Only calls that do not get the lock at once write
-// anything down, into a page of their process' own that the others can read.
+// and [StatsOf] how much locks are fought for. Only calls that do not get the lock within a
+// microsecond or two write anything down, into a page of their process' own that the others can read.
 //
 // # Platforms
 //

@@ -477,7 +477,7 @@ func (c *countingContext) Err() error {
 func TestWaiterDoesNotSpinWhenADeadlineIsOverBeforeItsContext(t *testing.T) {
 	m := new(Mutex)
 	m.word.Store(stranger)
-	ctx := &countingContext{Context: context.Background(), limit: 12, done: make(chan struct{})}
+	ctx := &countingContext{Context: context.Background(), limit: 16, done: make(chan struct{})}
 	begin := time.Now()
 	if err := m.LockContext(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
