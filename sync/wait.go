@@ -292,15 +292,14 @@ func (m *Mutex) lockSoon() bool {
 	if !multiprocessor {
 		return false
 	}
+	v := m.word.Load()
 	for range soonLooks {
-		pause(soonPause)
-		switch v := m.word.Load(); {
-		case v == 0:
-			if m.word.CompareAndSwap(0, token) {
-				return true
-			}
-		case v&flags != 0 || v == token:
+		if v&flags != 0 || v == token {
 			return false
+		}
+		pause(soonPause)
+		if v = m.word.Load(); v == 0 && m.word.CompareAndSwap(0, token) {
+			return true
 		}
 	}
 	return false
