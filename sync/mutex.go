@@ -250,17 +250,18 @@ func mustHold(err error) {
 // acquire takes m by the slow path and settles what a dead holder left. An error means that m is not
 // held.
 func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
-	if m.lockSoon() {
+	a := attempt{m: m, limit: l}
+	var err error
+	if a.region, a.offset, err = locate(m, "lock"); err != nil {
+		return err
+	}
+	if a.soon() {
 		if raceEnabled {
 			raceAcquire(m)
 		}
 		return nil
 	}
-	a := attempt{m: m, limit: l, start: time.Now()}
-	var err error
-	if a.region, a.offset, err = locate(m, "lock"); err != nil {
-		return err
-	}
+	a.start = time.Now()
 	dirty, err := a.take()
 	if a.region != nil {
 		a.region.Waited(a.offset, time.Since(a.start), err == nil, a.death.Token != 0)

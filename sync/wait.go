@@ -284,14 +284,28 @@ func (a *attempt) lead() (held bool, err error) {
 
 var multiprocessor = runtime.NumCPU() > 1
 
+// soon is lockSoon for a call that ends with an error if the region is closed meanwhile; it reports false then.
+func (a *attempt) soon() bool {
+	if !multiprocessor || !pin(a.region) {
+		return false
+	}
+	a.pinned = true
+	defer a.unpin()
+	if !a.m.lockSoon() {
+		return false
+	}
+	if a.region != nil && a.region.Closed() {
+		a.m.release() // as in take
+		return false
+	}
+	return true
+}
+
 // lockSoon tries the lock a few times more, for a microsecond or two, before anything is set up for a wait,
 // which would take longer than a short section: it is the first compare-and-swap of Lock made later, and
 // leaves nothing behind. It does not overtake anybody who sleeps, and gives up at once where looking does not
 // help: behind its own process, which may need this thread to go on.
 func (m *Mutex) lockSoon() bool {
-	if !multiprocessor {
-		return false
-	}
 	v := m.word.Load()
 	for range soonLooks {
 		if v&flags != 0 || v == token {
