@@ -64,6 +64,8 @@ shm/slot.go
 sync/gate.go
 sync/internal/futex/futex_linux.go
 sync/race_on.go
+sync/rwmutex.go
+sync/share.go
 sync/wait.go
 `
 

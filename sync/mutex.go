@@ -282,7 +282,13 @@ func (a *attempt) settle(dirty bool, repair func(shm.Death) error) error {
 	if !dirty {
 		return nil
 	}
-	death := a.death
+	return a.settle(repair)
+}
+
+// settle settles what a dead holder left under a lock that was taken inconsistent. An error means that it
+// is not held.
+func (a *attempt) settle(repair func(shm.Death) error) error {
+	m, death := a.m, a.death
 	death.Lock = a.offset
 	if death.Token != 0 {
 		a.region.Logger().Info("sync: lock taken over from a dead process", "region", a.region.Name(), "lock", a.offset, "pid", death.PID)
