@@ -56,12 +56,25 @@ var _ [64]byte = [unsafe.Sizeof(RWMutex{})]byte{}
 // region is closed meanwhile, and [shm.ErrNoSpace] if the region has no room for one more lock that this
 // process reads.
 func (rw *RWMutex) RLock() {
-	if !rw.comeIn() {
-		rw.rlockSlow()
-	}
 	if raceEnabled {
+		if !rw.comeIn() {
+			rw.rlockSlow()
+		}
 		raceAcquire(&rw.mu)
+		return
 	}
+	// comeIn, which would be a call: 2 of 10 ns.
+	if s := shareOf(rw).Load(); s != nil && s.lock == rw {
+		v := s.word.Load()
+		if next, ok := entered(v, s.base); ok && s.word.CompareAndSwap(v, next) {
+			crash("came in")
+			if rw.mu.word.Load() == 0 && s.bits.Load()&s.bit != 0 {
+				return
+			}
+			s.leave()
+		}
+	}
+	rw.rlockSlow()
 }
 
 // comeIn is the fast path of readers: they count themselves, then look whether a writer has the word. A
@@ -71,42 +84,24 @@ func (rw *RWMutex) comeIn() bool {
 		raceIgnore() // readers are not ordered by their counts
 		defer raceHeed()
 	}
-	s := shareOf(rw).Load()
-	if s == nil || s.lock != rw {
-		return rw.comeInOwn()
+	if s := shareOf(rw).Load(); s != nil && s.lock == rw {
+		return s.enter()
 	}
-	v := s.word.Load()
-	next, ok := entered(v, s.base)
-	if !ok || !s.word.CompareAndSwap(v, next) {
-		return false
-	}
-	crash("came in")
-	if rw.mu.word.Load() == 0 && s.bits.Load()&s.bit != 0 {
-		return true
-	}
-	s.leave()
-	return false
+	return rw.comeInOwn()
 }
 
 // comeInOwn is comeIn for a lock that lies where there are no slots.
-//
-//go:noinline
 func (rw *RWMutex) comeInOwn() bool {
-	v := rw.own.Load()
-	next, ok := entered(v, ownCount)
-	if !ok || !rw.own.CompareAndSwap(v, next) {
-		return false
-	}
-	if rw.mu.word.Load() == 0 {
-		return true
-	}
 	s := share{lock: rw, word: &rw.own, base: ownCount}
-	s.leave()
-	return false
+	return s.enter()
 }
 
 //go:noinline
-func (rw *RWMutex) rlockSlow() { mustHold(rw.rlock(limit{what: whatRead}, ownHandler)) }
+func (rw *RWMutex) rlockSlow() {
+	if !rw.comeInOwn() {
+		mustHold(rw.rlock(limit{what: whatRead}, ownHandler))
+	}
+}
 
 // What waits are for.
 const (
@@ -142,18 +137,23 @@ func (rw *RWMutex) runlockSlow() {
 // runlock is RUnlock with an error result.
 func (rw *RWMutex) runlock() error {
 	s := share{lock: rw, word: &rw.own, base: ownCount}
-	r, off, err := locate(rw, "unlock")
-	if err != nil {
-		return err
-	}
-	if r != nil {
-		if slot, ok := r.Slot(); ok {
-			_, h := r.Share(slot, off)
-			if h == nil {
-				return rw.misread()
-			}
-			s.word, s.base = &h.Word, shm.HoldingKey(off)
+	if rw.own.Load() == 0 {
+		r, off, err := locate(rw, "unlock")
+		if err != nil {
+			return err
 		}
+		slot, ok := 0, false
+		if r != nil {
+			slot, ok = r.Slot()
+		}
+		if !ok {
+			return rw.misread()
+		}
+		_, h := r.Share(slot, off)
+		if h == nil {
+			return rw.misread()
+		}
+		s.word, s.base = &h.Word, shm.HoldingKey(off)
 	}
 	if !s.leave() {
 		return rw.misread()

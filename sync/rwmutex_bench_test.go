@@ -74,4 +74,3 @@ func BenchmarkRWMutexWrite(b *testing.B) {
 		})
 	}
 }
-
