@@ -37,32 +37,50 @@ func (rw *RWMutex) unread() bool {
 	return rw.own.Load()|r[0].Load()|r[1].Load()|r[2].Load()|r[3].Load() == 0
 }
 
+// A place is where a lock lies: no region if outside of any.
+type place struct {
+	region *shm.Region
+	offset shm.Offset
+}
+
 // count returns where the readers of a slot's process are counted, nil if it has none, and whose that is.
-func (a *attempt) count(rw *RWMutex, slot int) (t shm.Token, word *atomic.Uint64, base uint64) {
+func (p place) count(rw *RWMutex, slot int) (t shm.Token, word *atomic.Uint64, base uint64) {
 	if slot == ownSlot {
 		return 0, &rw.own, ownCount
 	}
-	if a.region == nil { // nobody of ours has set that bit
+	if p.region == nil { // nobody of ours has set that bit
 		return 0, nil, 0
 	}
-	t, h := a.region.Share(slot, a.offset)
+	t, h := p.region.Share(slot, p.offset)
 	if t == 0 || h == nil {
 		return 0, nil, 0
 	}
-	return t, &h.Word, shm.HoldingKey(a.offset)
+	return t, &h.Word, shm.HoldingKey(p.offset)
 }
 
 // read reports whether a reader stands in the count of a slot's process.
-func (a *attempt) read(rw *RWMutex, slot int) bool {
-	_, word, base := a.count(rw, slot)
+func (p place) read(rw *RWMutex, slot int) bool {
+	_, word, base := p.count(rw, slot)
 	return word != nil && !drained(word.Load(), base)
 }
+
+// anyRead reports whether a reader stands anywhere.
+func (p place) anyRead(rw *RWMutex) bool {
+	for slot := range rw.counted {
+		if p.read(rw, slot) {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *attempt) place() place { return place{a.region, a.offset} }
 
 // drain waits until no reader is inside. The word of rw is held, and the region pinned, so that the word can
 // be released where others see it if the region is closed: Close waits for one sleep of at most 100 ms.
 func (a *attempt) drain(rw *RWMutex) (err error) {
 	for slot := range rw.counted {
-		if a.read(rw, slot) {
+		if a.place().read(rw, slot) {
 			if err := a.drainSlot(rw, slot); err != nil {
 				return err
 			}
@@ -88,10 +106,7 @@ func (a *attempt) drainSlot(rw *RWMutex, slot int) error {
 	defer a.hide()
 	a.rest(firstSleep)
 	for {
-		if a.region != nil && a.region.Closed() {
-			return closedError(a.limit.what, a.region)
-		}
-		t, word, base := a.count(rw, slot)
+		t, word, base := a.place().count(rw, slot)
 		if word == nil {
 			return nil
 		}
@@ -99,10 +114,15 @@ func (a *attempt) drainSlot(rw *RWMutex, slot int) error {
 		if drained(v, base) {
 			return nil
 		}
+		if a.region != nil && a.region.Closed() {
+			undrain(word, base)
+			return closedError(a.limit.what, a.region)
+		}
 		if err := a.limit.over(); err != nil {
 			if a.dead(t) {
 				continue // its slot is undone now
 			}
+			undrain(word, base)
 			return err
 		}
 		if a.time(uint64(t)) {
@@ -122,6 +142,17 @@ func (a *attempt) drainSlot(rw *RWMutex, slot int) error {
 	}
 }
 
+// undrain takes back that a writer waits for a count.
+func undrain(word *atomic.Uint64, base uint64) {
+	for {
+		v := word.Load()
+		next := undrained(v, base)
+		if next == v || word.CompareAndSwap(v, next) {
+			return // crash before: readers take the slow way once
+		}
+	}
+}
+
 // dead reports whether the process t is dead and undone. One that the lock asks itself, its own, lives.
 func (a *attempt) dead(t shm.Token) bool {
 	if t == 0 || a.region == nil {
@@ -136,7 +167,7 @@ func (a *attempt) dead(t shm.Token) bool {
 func (a *attempt) spinDrain(rw *RWMutex, slot int) bool {
 	runtime.Gosched() // a reader of this process may stand in the queue of this very processor
 	for end := time.Now().Add(spinFor); ; {
-		if !a.read(rw, slot) {
+		if !a.place().read(rw, slot) {
 			return true
 		}
 		if time.Now().After(end) {

@@ -220,7 +220,9 @@ func (rw *RWMutex) RLockTimeout(d time.Duration) bool {
 		if errors.Is(err, errTimeout) {
 			return false
 		}
-		mustHold(err)
+		if err != nil {
+			mustHold(err)
+		}
 	}
 	if raceEnabled {
 		raceAcquire(&rw.mu)
@@ -268,7 +270,9 @@ func (rw *RWMutex) RDo(ctx context.Context, fn func() error) (err error) {
 // regions is true of it.
 func (rw *RWMutex) Lock() {
 	if !rw.comeInAlone() {
-		mustHold(rw.lock(limit{what: whatWrite}, ownHandler))
+		if err := rw.lock(limit{what: whatWrite}, ownHandler); err != nil {
+			mustHold(err) // allocates
+		}
 	}
 	rw.raceLocked()
 }
@@ -345,22 +349,18 @@ func (rw *RWMutex) TryLock() bool {
 }
 
 func (rw *RWMutex) tryLock() bool {
-	a := attempt{m: &rw.mu}
-	var err error
-	if a.region, a.offset, err = locate(&rw.mu, whatWrite); err != nil || !pin(a.region) {
+	r, off, err := locate(rw, whatWrite)
+	if err != nil || !pin(r) {
 		return false
 	}
-	a.pinned = true
-	defer a.unpin()
+	defer unpin(r)
 	if !rw.tryWord() {
 		return false
 	}
 	crash("tried the word")
-	for slot := range rw.counted {
-		if a.read(rw, slot) {
-			rw.mu.release()
-			return false
-		}
+	if (place{r, off}).anyRead(rw) {
+		rw.mu.release()
+		return false
 	}
 	rw.writer.Store(token)
 	crash("tried with success")
@@ -375,7 +375,9 @@ func (rw *RWMutex) LockTimeout(d time.Duration) bool {
 		if errors.Is(err, errTimeout) {
 			return false
 		}
-		mustHold(err)
+		if err != nil {
+			mustHold(err)
+		}
 	}
 	rw.raceLocked()
 	return true
@@ -553,24 +555,61 @@ func (a *attempt) stand(rw *RWMutex, s *share) (err error) {
 	}
 }
 
-// lock is the slow path of writers.
+// lock is the path of writers where somebody has ever read.
 func (rw *RWMutex) lock(l limit, repair func(shm.Death) error) error {
-	a := attempt{m: &rw.mu, limit: l}
-	defer a.unpin()
-	if err := a.seize(rw, repair); err != nil {
+	r, off, err := locate(rw, l.what)
+	if err != nil {
 		return err
 	}
-	waited := !a.start.IsZero()
-	if err := a.drain(rw); err != nil {
+	if !pin(r) {
+		return closedError(l.what, r)
+	}
+	got := rw.mu.word.CompareAndSwap(0, token)
+	if got {
+		crash("has the word")
+	}
+	if !got || (place{r, off}).anyRead(rw) {
+		return rw.lockSlow(attempt{m: &rw.mu, limit: l, region: r, offset: off, pinned: true}, got, repair)
+	}
+	defer unpin(r)
+	if r != nil && r.Closed() {
 		rw.mu.release()
-		return err
-	}
-	if a.region != nil && !waited && !a.start.IsZero() {
-		a.region.Waited(a.offset, time.Since(a.start), true, false)
+		return closedError(l.what, r)
 	}
 	rw.writer.Store(token)
 	crash("writes")
 	return nil
+}
+
+// lockSlow is lock for those who have the word, got or not, and have to wait.
+func (rw *RWMutex) lockSlow(a attempt, got bool, repair func(shm.Death) error) error {
+	defer a.unpin()
+	if !got {
+		a.unpin()
+		if err := a.seize(rw, repair); err != nil {
+			return err
+		}
+	}
+	waited := !a.start.IsZero()
+	err := a.drain(rw)
+	if !waited && a.region != nil && !a.start.IsZero() {
+		a.region.Waited(a.offset, time.Since(a.start), err == nil, false)
+	}
+	if err != nil {
+		rw.mu.release()
+		return err
+	}
+	rw.writer.Store(token)
+	crash("writes after a wait")
+	return nil
+}
+
+func unpin(r *shm.Region) {
+	if r != nil {
+		raceIgnore()
+		r.Unpin()
+		raceHeed()
+	}
 }
 
 // seize takes the word, and settles what a dead writer left. An error means that it is not held. The region

@@ -389,7 +389,7 @@ func (m *rwModel) step(s rwState, i int, next func(rwState, string)) {
 			return
 		}
 		if cancelled {
-			to("gives up", rwGiveUp)
+			to("gives up", rwGiveUp, func(n *rwState) { n.write(q, undrained(v, rwBase(q))) })
 			return
 		}
 		w := m.draining(v)

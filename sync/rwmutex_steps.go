@@ -23,7 +23,7 @@ const (
 func entered(v, base uint64) (next uint64, ok bool) { return v + 1, v-base < maxReaders }
 
 // registered is the step of a reader that holds the lock's word. So no writer waits, and D, if it is set,
-// was left by one that died or gave up.
+// was left by one that died.
 func registered(v, base uint64) (next uint64, ok bool) {
 	return v&^drainBit + 1, v&^shm.HoldingMask == base && v&maxReaders < maxReaders
 }
@@ -44,6 +44,14 @@ func drained(v, base uint64) bool { return v&^shm.HoldingMask != base || v&maxRe
 
 // draining is the step of a writer before it sleeps.
 func draining(v uint64) (next uint64) { return v | drainBit }
+
+// undrained is the step of a writer that gives up, and still has the lock's word.
+func undrained(v, base uint64) (next uint64) {
+	if v&^shm.HoldingMask != base {
+		return v
+	}
+	return v &^ drainBit
+}
 
 // What a writer's word says: see [RWMutex].
 const halfChanged = 1 << 0 // nobody is inside; the one who was left the data half changed
