@@ -80,10 +80,6 @@ func (rw *RWMutex) RLock() {
 // comeIn is the fast path of readers: they count themselves, then look whether a writer has the word. A
 // writer takes the word, then looks at the counts, so one of the two sees the other.
 func (rw *RWMutex) comeIn() bool {
-	if raceEnabled {
-		raceIgnore() // readers are not ordered by their counts
-		defer raceHeed()
-	}
 	if s := shareOf(rw).Load(); s != nil && s.lock == rw {
 		return s.enter()
 	}
@@ -114,8 +110,8 @@ const (
 func (rw *RWMutex) RUnlock() {
 	if raceEnabled {
 		raceReleaseMerge(&rw.own)
-		raceIgnore()
-		defer raceHeed()
+		rw.runlockSlow()
+		return
 	}
 	if s := shareOf(rw).Load(); s != nil && s.lock == rw {
 		v := s.word.Load()

@@ -84,6 +84,8 @@ func (s *share) known() bool { return s.bits == nil || s.bits.Load()&s.bit != 0 
 
 // enter counts a reader and looks whether it may stay. If not it is not counted any more.
 func (s *share) enter() bool {
+	raceIgnore() // readers are not ordered by their counts
+	defer raceHeed()
 	for {
 		v := s.word.Load()
 		next, ok := entered(v, s.base)
@@ -104,6 +106,8 @@ func (s *share) enter() bool {
 
 // leave takes a reader off the count. It reports false, having changed nothing, if there is none.
 func (s *share) leave() bool {
+	raceIgnore()
+	defer raceHeed()
 	for {
 		v := s.word.Load()
 		next, wake, ok := left(v, s.base)
