@@ -338,3 +338,17 @@ func BenchmarkSyscalls(b *testing.B) {
 		b.ReportMetric(r.PerOp, r.Call+"-syscalls/op")
 	}
 }
+
+// How does reading scale with processes? Independent loops say how many processors there are to have.
+func BenchmarkReaders(b *testing.B) {
+	c := bench.Readers{Procs: []int{1, 2, 4}, Cycles: b.N, Window: 20 * time.Millisecond}
+	res := must[*bench.ReadersResult](b)(c.Run(b.Context()))
+	for _, kind := range bench.ReadKinds {
+		for i, n := range c.Procs {
+			b.ReportMetric(res.Rates[kind][i]/1e6, fmt.Sprintf("%s/%d-M/s", kind, n))
+		}
+	}
+	for i, n := range c.Procs[1:] {
+		b.ReportMetric(res.Scaling(bench.ReadShmkit, i+1)/res.Scaling(bench.ReadLoops, i+1), fmt.Sprintf("scaling/%d-of-loops", n))
+	}
+}

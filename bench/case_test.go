@@ -111,6 +111,10 @@ func TestCasesRefuseWhatTheyCannotRun(t *testing.T) {
 	refused("a kill without waiters", err)
 	_, err = bench.Starts{}.Run(ctx)
 	refused("no start", err)
+	for _, c := range []bench.Readers{{}, {Procs: []int{1}}, {Procs: []int{0}, Cycles: 1, Window: 1}, {Procs: []int{33}, Cycles: 1, Window: 1}} {
+		_, err = c.Run(ctx)
+		refused(fmt.Sprintf("%+v", c), err)
+	}
 	_, err = bench.Attaches{Rounds: 1}.Run(ctx)
 	refused("attaching in no way", err)
 }
@@ -318,5 +322,21 @@ func TestWaitsQuantilesAreRightWithinAQuarterOctave(t *testing.T) {
 	all.Add(math.MaxInt64)
 	if all.Count() != 1003 {
 		t.Errorf("%d counted", all.Count())
+	}
+}
+
+func TestReadersOfEveryKindAreCounted(t *testing.T) {
+	c := bench.Readers{Procs: []int{1, 3}, Cycles: 2, Window: 10 * time.Millisecond}
+	res, err := c.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range bench.ReadKinds {
+		if len(res.Rates[kind]) != 2 || !(res.Scaling(kind, 1) > 0) || res.Scaling(kind, 0) != 1 {
+			t.Errorf("%s: %v", kind, res.Rates[kind])
+		}
+	}
+	if res.Total == 0 {
+		t.Error("nobody has read")
 	}
 }

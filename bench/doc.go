@@ -12,6 +12,7 @@
 //	Starts      the start of a process, beside a bare os/exec of the same program
 //	Attaches    the first open of a region in a process, beside the bare system calls
 //	Contention  one lock, many processes or goroutines: throughput, shares, waits, processor time
+//	Readers     one lock for readers and writers, read by many processes, beside independent loops
 //	Sleeper     one process that wants the lock now and then, another one that hammers it
 //	Kills       from the kill of a holder until a waiter goes on, beside the kernel's own time
 //	Crowd       thousands of goroutines that wait: how many threads they cost
