@@ -123,7 +123,7 @@
 // holding that its slot has for the lock. So readers of different processes write to no common memory, and
 // a reader's share dies with its process: nobody has to find and subtract it.
 //
-//	reader:  count + 1; look: the word is 0, and writers know of the count ──> in
+//	reader:  writers know of the count: count + 1; look: the word is 0 ──────> in
 //	         otherwise: count − 1; look for 10 µs whether the word becomes 0; then take the word like a writer,
 //	         let writers know of the count, count + 1, release the word ─────> in
 //	         out: count − 1; if that is 0 and D is set: clear D, wake

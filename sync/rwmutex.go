@@ -64,11 +64,11 @@ func (rw *RWMutex) RLock() {
 		return
 	}
 	// comeIn, which would be a call: 2 of 10 ns.
-	if s := shareOf(rw).Load(); s != nil && s.lock == rw {
+	if s := shareOf(rw).Load(); s != nil && s.lock == rw && s.bits.Load()&s.bit != 0 {
 		v := s.word.Load()
 		if next, ok := entered(v, s.base); ok && s.word.CompareAndSwap(v, next) {
 			crash("came in")
-			if rw.mu.word.Load() == 0 && s.bits.Load()&s.bit != 0 {
+			if rw.mu.word.Load() == 0 {
 				return
 			}
 			s.leave()

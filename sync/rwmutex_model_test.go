@@ -267,7 +267,7 @@ func (m *rwModel) step(s rwState, i int, next func(rwState, string)) {
 			to("counts itself", rwCounted, func(n *rwState) { n.write(p, v) })
 		}
 	case rwCounted:
-		if m.noLook || s.holder == 0 && !s.p && (known || m.noKnown) {
+		if m.noLook || s.holder == 0 && !s.p {
 			m.inside(&s, i)
 			to("is in", rwReading)
 			return

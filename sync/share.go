@@ -82,25 +82,27 @@ func (s share) remember() {
 // known reports whether writers look at the count.
 func (s *share) known() bool { return s.bits == nil || s.bits.Load()&s.bit != 0 }
 
-// enter counts a reader and looks whether it may stay. If not it is not counted any more.
+// enter counts a reader and looks whether it may stay. If not it is not counted any more. Whether writers look
+// at the count is asked first: once they do, they do as long as the lock is there.
 func (s *share) enter() bool {
 	raceIgnore() // readers are not ordered by their counts
 	defer raceHeed()
-	for {
+	for s.known() {
 		v := s.word.Load()
 		next, ok := entered(v, s.base)
 		if !ok {
 			return false
 		}
-		if s.word.CompareAndSwap(v, next) {
-			break
+		if !s.word.CompareAndSwap(v, next) {
+			continue
 		}
+		crash("counted")
+		if s.lock.mu.word.Load() == 0 {
+			return true
+		}
+		s.leave()
+		return false
 	}
-	crash("counted")
-	if s.lock.mu.word.Load() == 0 && s.known() {
-		return true
-	}
-	s.leave()
 	return false
 }
 
