@@ -269,12 +269,11 @@ func (m *Mutex) acquire(l limit, repair func(shm.Death) error) error {
 	if err != nil {
 		return err
 	}
-	return a.settle(dirty, repair)
+	return a.finish(dirty, repair)
 }
 
-// settle is the end of an attempt that has got the lock: it settles what a dead holder left. An error means
-// that the lock is not held any more.
-func (a *attempt) settle(dirty bool, repair func(shm.Death) error) error {
+// finish is the end of an attempt that has got the lock. An error means that it is not held any more.
+func (a *attempt) finish(dirty bool, repair func(shm.Death) error) error {
 	m := a.m
 	if raceEnabled {
 		raceAcquire(m)

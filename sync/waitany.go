@@ -194,7 +194,7 @@ func (v *mutexVisit) entered() (bool, error) {
 	if a.region != nil {
 		a.region.Waited(a.offset, time.Since(a.start), true, a.death.Token != 0)
 	}
-	err := a.settle(a.m.word.Load()&flagInconsistent != 0, nil)
+	err := a.finish(a.m.word.Load()&flagInconsistent != 0, nil)
 	return err == nil, err
 }
 
