@@ -61,11 +61,14 @@ shm/heap.go
 shm/mapping.go
 shm/offset.go
 shm/slot.go
+sync/barrier.go
 sync/gate.go
 sync/internal/futex/futex_linux.go
+sync/once.go
 sync/race_on.go
 sync/rwmutex.go
 sync/share.go
+sync/recursive.go
 sync/wait.go
 `
 

@@ -58,6 +58,10 @@ func (o *Once) Done() bool {
 func (o *Once) Runs() int { return int(o.runs.Load()) }
 
 func (o *Once) doSlow(ctx context.Context, fn func() error) (err error) {
+	r, _, err := locate(o, "do once")
+	if err != nil {
+		return err
+	}
 	// What the dead left half done is for fn to see to, and it is told; so the lock is made consistent.
 	if err := o.mu.LockRepaired(ctx, func(shm.Death) error { return nil }); err != nil {
 		if !errors.Is(err, shm.ErrClosed) && o.Done() {
@@ -66,7 +70,11 @@ func (o *Once) doSlow(ctx context.Context, fn func() error) (err error) {
 		return err
 	}
 	defer func() {
-		if closed := o.mu.unlockOpen(); closed != nil {
+		closed := o.mu.unlockOpen()
+		if closed == nil && r != nil && r.Closed() { // it was the zeros of now that we locked
+			closed = closedError("do once", r)
+		}
+		if closed != nil {
 			err = errors.Join(err, closed)
 		}
 	}()
