@@ -287,6 +287,16 @@ func BenchmarkHandoff(b *testing.B) {
 	}
 }
 
+// What does a round trip of two processes cost at a barrier, beside the bare futex? x-futex is the median
+// over turns of both, one after the other.
+func BenchmarkBarrier(b *testing.B) {
+	turns := min(max(b.N/100, 1), 1000)
+	res := must[*bench.BarriersResult](b)(bench.Barriers{Turns: turns, Rounds: max(b.N/turns, 1)}.Run(b.Context(), startTimer(b)))
+	b.ReportMetric(float64(res.Barrier), "ns/op")
+	b.ReportMetric(float64(res.Futex), "ns-futex")
+	b.ReportMetric(res.Ratio, "x-futex")
+}
+
 // What does the start of a process cost, beside os/exec of this program that does nothing? Each round
 // starts one of both. ns/op is from Start to the return of Wait, µs-running to the first sign of life
 // of the function; x-bare is ns/op by that of os/exec in the same rounds. All are medians.

@@ -103,6 +103,10 @@ func TestCasesRefuseWhatTheyCannotRun(t *testing.T) {
 	refused("a sleeper without rounds", err)
 	_, err = bench.Handoffs{Lock: bench.Shmkit, Procs: 3, Rounds: 1}.Run(ctx, no)
 	refused("a hand-off between three", err)
+	_, err = bench.Barriers{Turns: 1}.Run(ctx, no)
+	refused("a barrier without round trips", err)
+	_, err = bench.Barriers{Turns: 1 << 20, Rounds: 1}.Run(ctx, no)
+	refused("more turns than there is room for", err)
 	_, err = bench.Crowd{Lock: bench.Standard, Goroutines: 1, Locks: 1}.Run(ctx, no)
 	refused("a crowd at a lock of another process' memory", err)
 	_, err = bench.Crowd{Lock: bench.Shmkit, Goroutines: 1, Locks: 1 << 20}.Run(ctx, no)
@@ -154,6 +158,17 @@ func TestHandoffsAreWaitedForAtEveryStep(t *testing.T) {
 				t.Errorf("%d locks passed in %d steps, %v", n, c.Rounds, res.Elapsed)
 			}
 		})
+	}
+}
+
+func TestBarriersMeasureBothSides(t *testing.T) {
+	res, err := bench.Barriers{Turns: 3, Rounds: 10}.Run(t.Context(), func() {})
+	skipUnsupported(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Barrier <= 0 || res.Futex <= 0 || res.Ratio <= 0 {
+		t.Errorf("%+v", res)
 	}
 }
 

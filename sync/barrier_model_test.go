@@ -27,6 +27,7 @@ type barrierRules struct {
 	noBreak    bool // a count does not break the barrier for the dead
 	rosterLast bool // the other way round: a count breaks the barrier when the roster has forgotten the dead
 	lateSeen   bool // a count reads how many deaths there were after it has looked at who lives
+	sumOfNow   bool // a count takes who had arrived for arrivals of the next generation, if a pass comes between
 	keepClaim  bool // a count leaves the claim of the dead
 	deaf       bool // who sleeps does not look at the count of deaths
 	noW        bool // a sleeper does not say that it sleeps
@@ -80,6 +81,7 @@ type barrierParty struct {
 	deaths uint8 // and the count of deaths; what a count will say that it has seen
 	alive  uint8 // what a count has found
 	came   uint8
+	then   uint8 // the generation in which it has counted
 	orphan bool
 }
 
@@ -243,7 +245,7 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 	case bScan:
 		to("counts who lives", bCountBreak, func(n *barrierModelState) {
 			c := &n.g[p]
-			c.alive, c.came = 0, 0
+			c.alive, c.came, c.then = 0, 0, uint8(v.generation())
 			claimant := false
 			for i := range m.procs {
 				if s.members[i] {
@@ -264,7 +266,7 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 				case died && !m.drop:
 					wake = m.breakUp(n, barrierDied, -1)
 				case q.orphan && s.acts:
-					wake = m.breakUp(n, barrierDied, int(v.generation()))
+					wake = m.breakUp(n, barrierDied, int(q.then))
 				}
 				if wake {
 					n.wakeAll()
@@ -274,7 +276,12 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 			to("stores the roster", q.at+1, func(n *barrierModelState) { n.roster = roster })
 		}
 	case bCountMuster:
-		to("stores the sum", bCountClaim, func(n *barrierModelState) { n.muster = newMuster(v.generation(), uint32(q.came)) })
+		to("stores the sum", bCountClaim, func(n *barrierModelState) {
+			n.muster = newMuster(uint32(q.then), uint32(q.came))
+			if m.sumOfNow {
+				n.muster = newMuster(v.generation(), uint32(q.came))
+			}
+		})
 	case bCountClaim:
 		to("drops the claim", bCountSeen, func(n *barrierModelState) {
 			if q.orphan && !m.keepClaim {
@@ -290,7 +297,7 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 		})
 	case bCountWake:
 		to("wakes who may make the pass", bLocked, func(n *barrierModelState) {
-			if m.complete(s.muster.in(v.generation()), s.roster.parties(), s.isClaimed(v.generation())) {
+			if m.complete(uint32(q.came), s.roster.parties(), s.isClaimed(uint32(q.then))) {
 				n.wakeAll()
 			}
 		})
@@ -546,6 +553,7 @@ func TestModelOfTheBarrierFindsInjectedBugs(t *testing.T) {
 		"a death breaks nothing":                               func(r *barrierRules) { r.noBreak = true },
 		"the roster forgets the dead before it is broken":      func(r *barrierRules) { r.rosterLast = true },
 		"the count of deaths is read after the look around":    func(r *barrierRules) { r.lateSeen = true },
+		"the sum of one generation is that of the next":        func(r *barrierRules) { r.sumOfNow = true },
 		"the claim of the dead stays":                          func(r *barrierRules) { r.keepClaim = true },
 		"who sleeps does not hear of deaths, nor looks for it": func(r *barrierRules) { r.deaf = true },
 		"a pass does not look whether it is broken": func(r *barrierRules) {
@@ -574,7 +582,7 @@ func TestModelOfTheBarrierFindsInjectedBugs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := theBarrierRules
 			inject(&r)
-			for _, c := range barrierConfigs {
+			for _, c := range append(barrierConfigs[:len(barrierConfigs):len(barrierConfigs)], largeBarrierConfigs[1]) {
 				m := &barrierModel{barrierConfig: c, barrierRules: r}
 				if states, fault := m.run(); fault != "" {
 					what, _, _ := strings.Cut(fault, "\n")

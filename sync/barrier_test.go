@@ -369,6 +369,45 @@ func TestBarrierOfOnePartyPassesAtOnce(t *testing.T) {
 	}
 }
 
+func TestBarrierWhoseLastPartyComesAllocatesNothing(t *testing.T) {
+	_, s := newSquare(t, 1)
+	ctx := context.Background()
+	if n := testing.AllocsPerRun(1000, func() {
+		s.barrier.Wait(ctx)
+		s.barrier.WaitTimeout(time.Second)
+		s.barrier.WaitAction(ctx, func() error { return nil })
+		s.barrier.Join()
+		s.barrier.Leave()
+	}); n != 0 && !shmsync.RaceEnabled {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// Ten thousand wait, and cost a thread or two.
+func TestBarrierOfTenThousandGoroutines(t *testing.T) {
+	const n = 10_000
+	_, s := newSquare(t, n)
+	got := make(chan error, n)
+	for range n - 1 {
+		go func() {
+			_, err := s.barrier.Wait(context.Background())
+			got <- err
+		}()
+	}
+	until(t, "all but one wait", func() bool { return s.barrier.Waiting() == n-1 })
+	if place, err := s.barrier.Wait(context.Background()); err != nil || place != 0 {
+		t.Errorf("the last one: place %d, %v", place, err)
+	}
+	for range n - 1 {
+		if err := <-got; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.barrier.Members() != n {
+		t.Errorf("%d members", s.barrier.Members())
+	}
+}
+
 func TestBarrierRefusesBadNumbersAndUseBeforeInit(t *testing.T) {
 	r, _ := newArena(t)
 	b := &squareIn(r).barrier
@@ -498,7 +537,7 @@ func TestBarrierWaitGoesOnAfterASignal(t *testing.T) {
 	}
 }
 
-// signalOfNoConsequence is what the Go runtime sends its own threads to preempt them.
+// signalOfNoConsequence is SIGURG on Linux, SIGIO elsewhere: what the Go runtime sends itself, or ignores.
 const signalOfNoConsequence = syscall.Signal(0x17)
 
 // enlist joins, says so, and stays until it is killed or told to leave.
