@@ -24,7 +24,7 @@
 // # What is not promised
 //
 // Fairness beyond this: a waiter that has waited for a millisecond is not overtaken by newcomers for
-// ever. Detection of deadlocks. Protection from a process that writes into the lock's word. A holder
+// ever. Detection of deadlocks, beyond hints: see [Suspects]. Protection from a process that writes into the lock's word. A holder
 // that is stopped, frozen or swapped out lives, and is waited for. Ownership is per process: goroutines
 // have no identity, so one may unlock what another one locked.
 //
@@ -167,6 +167,51 @@
 // [Mutex.Owner] says who holds a lock and whether that process lives, on what evidence; [Mutex.Stats]
 // and [StatsOf] how much locks are fought for. Only calls that do not get the lock within a
 // microsecond or two write anything down, into a page of their process' own that the others can read.
+//
+// # Barrier
+//
+// What a process has at a [Barrier] stands in its holding, in its slot of the region: how many of its parties
+// are members, and how many of them have arrived in which generation. So it dies with the process. The
+// barrier's own numbers, behind an embedded Mutex, are sums of that; whoever finds that the count of the
+// region's deaths has changed, or the mutex left by the dead, makes them anew. If members are missing, then
+// the barrier is broken, or has so many parties less, as it was made.
+//
+//	g WAITS ── arrive, n of n: claim, mutex released, action ──> CAS ──> g+1 WAITS
+//	g WAITS ── limit, Abort, failed action: CAS ──> g BROKEN
+//	g WAITS ── a member died, or the claimant in its action: CAS ──> g BROKEN
+//	g BROKEN ── Reset: note how g ended, CAS ──> g+1 WAITS
+//
+// The word that waiters sleep by has the generation, whether it is broken, and whether somebody may sleep. It
+// changes by compare-and-swap from exactly what was judged, with and without the mutex. The pass is the last
+// that its maker does with the memory, and it needs no mutex: so who has passed may free the barrier. One who
+// leaves late only reads: another generation means that its own was passed, unless a Reset has noted that it
+// was broken. A generation starts from a random number, so that memory which was freed meanwhile does not
+// read as the one that is waited for. After a kill between two stores: see barrier_wait.go.
+//
+// Rejected: to count arrivals in the word (the dead cannot be taken out of it); to run the action with the
+// mutex held (nobody could give up meanwhile); to keep everybody in until all have left, as POSIX barriers
+// do (one that is stopped would keep the next generation out). A barrier that a limit or a failure breaks for
+// all follows Java's CyclicBarrier and Python's threading.Barrier; dropping the dead, Java's Phaser.
+//
+// # Once
+//
+// A [Once] is done when one word says so, which is stored once, by a holder of its Mutex. The mutex gives it
+// one runner at a time, and the next in line when that one fails, panics or dies; what the dead left half
+// done is the function's own affair, so nobody is told of an inconsistent lock. A word of its own, with the
+// runner's token in it, would save eight bytes and cost a second protocol of waiting.
+//
+// # RecursiveMutex
+//
+// A [RecursiveMutex] is a Mutex, an owner, and a depth, the last two written by whoever holds the first only.
+// Goroutines have no identity: the caller says who it is. The owner is stored mixed with the token of its
+// process, and counts while the mutex has that token, so what the dead left there is nobody. The depth
+// starts anew with each first lock.
+//
+// # Deadlocks
+//
+// [Suspects] finds cycles of processes that wait for each other's locks, as they themselves publish waits of
+// more than a moment. A process has many goroutines, and the one that waits need not be the one that holds:
+// a cycle is a hint, and nothing is done about it.
 //
 // # Platforms
 //
