@@ -66,9 +66,9 @@ sync/gate.go
 sync/internal/futex/futex_linux.go
 sync/once.go
 sync/race_on.go
+sync/recursive.go
 sync/rwmutex.go
 sync/share.go
-sync/recursive.go
 sync/wait.go
 `
 

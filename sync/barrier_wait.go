@@ -268,8 +268,8 @@ func (u *barrierUse) reset() {
 	}
 }
 
-// A visit is one Wait.
-type visit struct {
+// An arrival is one Wait.
+type arrival struct {
 	barrierUse
 	limit      limit
 	action     func() error
@@ -283,7 +283,7 @@ func (b *Barrier) wait(l limit, action func() error) (place int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	w := visit{barrierUse: u, limit: l, action: action}
+	w := arrival{barrierUse: u, limit: l, action: action}
 	if raceEnabled {
 		raceReleaseMerge(&b.state)
 	}
@@ -296,7 +296,7 @@ func (b *Barrier) wait(l limit, action func() error) (place int, err error) {
 	return w.place, nil
 }
 
-func (w *visit) run() error {
+func (w *arrival) run() error {
 	last, err := w.arrive()
 	for err == nil && !last {
 		crash("barrier arrived")
@@ -316,7 +316,7 @@ func (w *visit) run() error {
 }
 
 // arrive takes a place in the generation that waits, and reports whether it is the last one.
-func (w *visit) arrive() (last bool, err error) {
+func (w *arrival) arrive() (last bool, err error) {
 	b := w.b
 	for {
 		if err := w.lock(w.limit); err != nil {
@@ -376,7 +376,7 @@ func (w *visit) arrive() (last bool, err error) {
 }
 
 // stake says that this party lets the generation go. The mutex is held.
-func (w *visit) stake() {
+func (w *arrival) stake() {
 	b := w.b
 	claim := token
 	if w.action != nil {
@@ -391,7 +391,7 @@ func (w *visit) stake() {
 
 // stale reports whether the generation's words are to be looked at with the mutex held: there were deaths, or
 // the pass is to be made and nobody does.
-func (w *visit) stale() bool {
+func (w *arrival) stale() bool {
 	b, g := w.b, w.generation
 	return w.unseen() || complete(muster(b.muster.Load()).in(g), roster(b.roster.Load()).parties(), b.isClaimed(g))
 }
@@ -405,7 +405,7 @@ var noSpins atomic.Int32
 const spinAgain = 15
 
 // spin looks at the state for a while, seldom, until it is not what it was.
-func (w *visit) spin() {
+func (w *arrival) spin() {
 	if !w.alone || !multiprocessor {
 		return
 	}
@@ -423,7 +423,7 @@ func (w *visit) spin() {
 }
 
 // sleep waits until the generation is over, or stale.
-func (w visit) sleep() error {
+func (w arrival) sleep() error {
 	s := watch{word: &w.b.state, limit: w.limit, mortal: true, over: func(v uint32) (bool, error) {
 		now := barrierState(v)
 		return now.generation() != w.generation || !now.open() || w.stale(), nil
@@ -432,7 +432,7 @@ func (w visit) sleep() error {
 }
 
 // over is whether the generation is over, and how it ended.
-func (w *visit) over() (over bool, err error) {
+func (w *arrival) over() (over bool, err error) {
 	over, err = w.b.end(w.generation)
 	if w.region != nil && w.region.Closed() { // after: it may have been the zeros of now
 		return true, closedError(w.limit.what, w.region)
@@ -441,7 +441,7 @@ func (w *visit) over() (over bool, err error) {
 }
 
 // look is for one who sleeps and finds the generation stale. It reports whether it makes the pass.
-func (w *visit) look() (last bool, err error) {
+func (w *arrival) look() (last bool, err error) {
 	b := w.b
 	if err := w.lock(w.limit); err != nil {
 		return false, w.giveUp(err)
@@ -455,7 +455,7 @@ func (w *visit) look() (last bool, err error) {
 }
 
 // pass runs the action and lets the generation go.
-func (w *visit) pass() error {
+func (w *arrival) pass() error {
 	b, g := w.b, w.generation
 	if w.action != nil {
 		done := false
@@ -491,10 +491,10 @@ func (w *visit) pass() error {
 }
 
 // ours reports whether v is of our generation.
-func (w *visit) ours(v barrierState) bool { return v.generation() == w.generation }
+func (w *arrival) ours(v barrierState) bool { return v.generation() == w.generation }
 
 // giveUp breaks the generation that this party waits for and does not want to wait for any more.
-func (w *visit) giveUp(why error) error {
+func (w *arrival) giveUp(why error) error {
 	if errors.Is(why, shm.ErrClosed) {
 		return why
 	}
@@ -506,7 +506,7 @@ func (w *visit) giveUp(why error) error {
 }
 
 // refuse is giveUp of a party that has no place yet: the others wait for it, unless they are complete.
-func (w *visit) refuse(why error) error {
+func (w *arrival) refuse(why error) error {
 	if errors.Is(why, shm.ErrClosed) {
 		return why
 	}
