@@ -42,7 +42,7 @@ const (
 type Holding struct {
 	_     structs.HostLayout
 	Word  atomic.Uint64
-	Words [7]atomic.Uint64 // of the object's kind; only this process writes them
+	Words [7]atomic.Uint64 // of the object's kind; only this process writes them, unless the kind says otherwise
 }
 
 // HoldingKey returns the word of a holding without value of the object at off, which is a multiple of 8.

@@ -185,6 +185,15 @@ func (m *mapping) spareNumber(p *sparePage) int {
 	return int(uintptr(unsafe.Pointer(p))-uintptr(unsafe.Pointer(m.header))-spareStart) / spareSize
 }
 
+// placeNumber returns the number of the first holding of a page: those of a slot's own come first.
+func (m *mapping) placeNumber(page []Holding) uint32 {
+	d := uintptr(unsafe.Pointer(unsafe.SliceData(page))) - uintptr(unsafe.Pointer(m.header))
+	if d < spareStart {
+		return 0
+	}
+	return slotPlaces + uint32((d-spareStart)/spareSize)*pagePlaces
+}
+
 // size returns the end of the data area. The shared word is believed as far as the file's length bears
 // it out, so that no word that somebody wrote there makes a pointer that faults. It is 0 when the
 // region is closed or its file was found cut.

@@ -173,6 +173,7 @@ func (m *mapping) back(i int) {
 		m.holdings[i].waiting[k].since.Store(0)
 		m.holdings[i].waiting[k].lock.Store(0)
 	}
+	m.slots[i].gen.Add(1) // before it counts as open: see Attached
 	m.slots[i].flags.And(^uint32(slotClosed))
 }
 

@@ -41,7 +41,7 @@ type slot struct {
 	token    atomic.Uint64 // of the process; published last in attach, cleared before FREE; what locks of it carry
 	state    atomic.Uint64 // slot state in the low four bits, above it the token of whoever moved it there
 	pid      atomic.Uint32 // as the process sees itself; for people
-	gen      atomic.Uint32 // attachments to this slot so far
+	gen      atomic.Uint32 // attachments to this slot so far, and times that its process opened the region again
 	started  atomic.Uint64 // start time of the process in clock ticks after boot, 0 if unknown; for people
 	pidns    atomic.Uint64 // inode of its pid namespace, 0 if unknown; for people
 	attached atomic.Int64  // Unix nanoseconds

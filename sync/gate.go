@@ -2,6 +2,7 @@ package sync
 
 import (
 	stdsync "sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -17,7 +18,8 @@ type gate struct {
 	leader bool // some goroutine competes with other processes
 	head   *waiter
 	tail   *waiter
-	users  int // guarded by the shard's mu
+	crowd  *crowd // of a Cond: who waits for it
+	users  int    // guarded by the shard's mu
 }
 
 // A waiter is a parked goroutine.
@@ -193,4 +195,10 @@ func (g *gate) park(w *waiter, l *limit, r *shm.Region) (told message, err error
 	}
 	w.free()
 	return told, nil
+}
+
+// lower is the lower half of a word, as package futex takes it.
+func lower(word *atomic.Uint64) *uint32 {
+	halves := (*[2]uint32)(unsafe.Pointer(word))
+	return &halves[lowHalf]
 }
