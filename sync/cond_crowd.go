@@ -526,7 +526,10 @@ func (c *Cond) signal(n int) {
 
 // signalHere is signal where there are no other processes.
 func (c *Cond) signalHere(n int) {
-	g := enter(c)
+	g := known(c)
+	if g == nil {
+		return
+	}
 	defer leave(c, g)
 	g.mu.Lock()
 	defer g.mu.Unlock()

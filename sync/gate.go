@@ -90,6 +90,19 @@ func enter[T any](m *T) *gate {
 	return g
 }
 
+// known is enter if somebody waits at m, and returns nil otherwise.
+func known[T any](m *T) *gate {
+	key := unsafe.Pointer(m)
+	s := &gates[shard(key)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.by[key]
+	if g != nil {
+		g.users++
+	}
+	return g
+}
+
 func leave[T any](m *T, g *gate) {
 	key := unsafe.Pointer(m)
 	s := &gates[shard(key)]
