@@ -387,13 +387,15 @@ func (c *Cond) look(g *gate, p *place, inconsistent bool) bool {
 		return p.signalled
 	}
 	deaths := k.region.Deaths().Load()
-	if k.stands(p.share) == condWaiting && c.id.Load() == p.id && (c.deaths.Load() != deaths || p.doubt) {
-		g.ring(c.mend(k.line))
+	if mayTouch(k.stands(p.share)) && c.id.Load() == p.id {
+		if c.deaths.Load() != deaths || p.doubt {
+			g.ring(c.mend(k.line))
+		}
+		if !inconsistent {
+			k.deaths = deaths
+		}
 	}
 	p.doubt = false
-	if !inconsistent {
-		k.deaths = deaths
-	}
 	k.deliver()
 	return p.signalled
 }
@@ -423,7 +425,7 @@ func (c *Cond) quit(g *gate, p *place, failed bool) {
 		k.unlist(p)
 	}
 	switch {
-	case state == condFree, c.id.Load() != p.id:
+	case !mayTouch(state), c.id.Load() != p.id:
 		// c may be gone.
 	case state == condWaiting:
 		fewer(&c.waiting)

@@ -47,3 +47,7 @@ func rung(bell uint64) (next uint64, wake bool) {
 
 // abed is the step of a bell before its sleeper sleeps.
 func abed(bell uint64) (next uint64) { return bell | 1 }
+
+// mayTouch reports whether one with such a place may look at the Cond, and change it. Of those signalled too, as long as
+// others wait: such a one may be the leader of its process, which alone has noticed a death.
+func mayTouch(place uint64) bool { return place == condWaiting || place == condOwed }
