@@ -15,7 +15,7 @@ import (
 //
 // What must hold: signals release the first in line, so many as there are signals or waiters; a wait ends with
 // woken if, and only if, its place was signalled, or with the mutex inconsistent; nobody who was signalled stays where
-// nothing happens; and nobody waits while a signal that was given to one who came before it, and is dead, or gave up, has
+// nothing happens; without deaths as many signals are owed as places are marked; and nobody waits while a signal that was given to one who came before it, and is dead, or gave up, has
 // not been passed on.
 type condRules struct {
 	signalledAs  func(last bool) uint64
@@ -96,7 +96,14 @@ type condState struct {
 	g             [condGs]condG
 }
 
-// condConfig is what a model explores: the process of each goroutine, and what it does; 0: wait, n: so many signals, -1: broadcast.
+// What a goroutine of the model does, or so many signals.
+const (
+	cWaits      = 0
+	cBroadcasts = -1
+	cRecovers   = -2 // locks and unlocks the mutex
+)
+
+// condConfig is what a model explores: the process of each goroutine, and what it does.
 type condConfig struct {
 	procs          []int
 	acts           []int
@@ -285,7 +292,7 @@ func (m *condModel) step(s condState, i int, next func(condState, string)) {
 		n.dirty = s.dirty || h >= 0
 		to("locks", at)
 	}
-	if s.cancels > 0 && m.acts[i] == 0 && g.flags&cCancelled == 0 && (g.at == cParked || g.at >= cLook && g.at <= cAsleep) {
+	if s.cancels > 0 && m.acts[i] == cWaits && g.flags&cCancelled == 0 && (g.at == cParked || g.at >= cLook && g.at <= cAsleep) {
 		c := s
 		c.cancels--
 		c.g[i].flags |= cCancelled
@@ -305,7 +312,7 @@ func (m *condModel) step(s condState, i int, next func(condState, string)) {
 	switch g.at {
 	case cStart:
 		at := uint8(cJoin)
-		if m.acts[i] != 0 {
+		if m.acts[i] != cWaits {
 			at = cSignal
 		}
 		lock(at)
@@ -446,6 +453,9 @@ func (m *condModel) step(s condState, i int, next func(condState, string)) {
 		me.place = 0
 		to("gives its place back", cLeave)
 	case cLeave:
+		if !s.killed && uint32(s.owed) != m.marked(&s) {
+			m.fault("%d signals are owed, %d places are marked", s.owed, m.marked(&s))
+		}
 		m.stepDown(&n, i)
 		n.holder = 0
 		if me.flags&cFailed != 0 {
@@ -454,11 +464,11 @@ func (m *condModel) step(s condState, i int, next func(condState, string)) {
 		to("unlocks for good", cDone)
 	case cSignal:
 		n.dirty = false
-		if m.acts[i] < 0 {
+		if m.acts[i] == cBroadcasts {
 			to("broadcasts", cAll)
 			return
 		}
-		me.n = uint8(m.acts[i])
+		me.n = uint8(max(m.acts[i], 0))
 		to("signals", cGive)
 	case cGive:
 		m.give(n, i, next)
@@ -483,14 +493,14 @@ func (m *condModel) step(s condState, i int, next func(condState, string)) {
 			return
 		}
 		n.all, n.owed, n.debt, n.debtAll = false, 0, 0, 0
-		if m.acts[i] == 0 {
+		if m.acts[i] == cWaits {
 			n.noted = me.expect
 		}
 		to("has signalled all", cRing)
 	case cRing:
 		if me.rings == 0 {
 			switch {
-			case m.acts[i] != 0:
+			case m.acts[i] != cWaits:
 				to("is through", cLeave)
 			case me.flags&cToPass != 0:
 				to("has passed it on", cVacate)
@@ -529,7 +539,7 @@ func (m *condModel) step(s condState, i int, next func(condState, string)) {
 // marked and the signal is to be counted.
 func (m *condModel) give(n condState, i int, next func(condState, string)) {
 	me := &n.g[i]
-	passing := m.acts[i] == 0
+	passing := m.acts[i] == cWaits
 	f, last := m.foremost(&n)
 	switch {
 	case me.stage == 2:
@@ -658,6 +668,8 @@ var condConfigs = []condConfig{
 	{procs: []int{0, 0, 1, 2}, acts: []int{0, 0, 0, 1}, kills: 1},
 	{procs: []int{0, 1, 1, 2}, acts: []int{0, 0, 0, 2}, kills: 1},
 	{procs: []int{0, 1, 1, 2}, acts: []int{0, 0, 0, -1}, kills: 1},
+	{procs: []int{0, 1, 2, 1}, acts: []int{0, 0, 1, cRecovers}, kills: 2},
+	{procs: []int{0, 1, 2, 1}, acts: []int{0, 0, -1, cRecovers}, kills: 1},
 }
 
 var largeCondConfigs = []condConfig{
