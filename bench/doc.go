@@ -17,6 +17,7 @@
 //	Kills       from the kill of a holder until a waiter goes on, beside the kernel's own time
 //	Crowd       thousands of goroutines that wait: how many threads they cost
 //	Handoffs    two parties that pass locks forth and back, waiting each time
+//	RoundTrips  two parties that signal each other through a condition variable
 //	Syscalls    system calls of each call of a Mutex that nobody else wants
 //
 // # What the figures mean

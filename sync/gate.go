@@ -18,8 +18,9 @@ type gate struct {
 	leader bool // some goroutine competes with other processes
 	head   *waiter
 	tail   *waiter
-	crowd  *crowd // of a Cond: who waits for it
-	users  int    // guarded by the shard's mu
+	wakes  []*uint32 // whom the next release wakes: see wakeLater
+	crowd  *crowd    // of a Cond: who waits for it
+	users  int       // guarded by the shard's mu
 }
 
 // A waiter is a parked goroutine.

@@ -611,8 +611,10 @@ func (m *Mutex) unlockLocal() bool {
 			m.word.And(^uint64(flagLocal))
 		}
 		crash("about to pass")
+		wakes := g.takeWakes()
 		g.mu.Unlock()
 		w.told <- lockPassed // the word keeps our token
+		m.wakeThose(g, wakes)
 		return true
 	}
 	next, wake := released(v)
@@ -624,10 +626,12 @@ func (m *Mutex) unlockLocal() bool {
 	if !g.leader {
 		g.promote() // or nobody of ours would compete
 	}
+	wakes := g.takeWakes()
 	g.mu.Unlock()
 	if wake {
 		crash("promoted")
 		futex.Wake(m.half(), 1)
 	}
+	m.wakeThose(g, wakes)
 	return true
 }
