@@ -188,7 +188,7 @@
 // Tried and rejected: one sequence word for all, as in musl and Rust, wakes one sleeper of each process for each signal and
 // lets late waiters take what was meant for earlier ones; the groups of glibc need a lock inside that no death may leave
 // locked, and lost a wake-up for eight years (bug 25847). Tickets with a watermark, as in Go's notifyList, do not know
-// which tickets have died. The model of the Cond runs its steps in all orders with kills and cancellations; fourteen bugs
+// which tickets have died. The model of the Cond runs its steps in all orders with kills and cancellations; fifteen bugs
 // injected into them are each found. It found that a leader which had noticed a death, and was signalled before it had
 // locked the mutex, took the notice with it.
 //
