@@ -177,6 +177,16 @@ var directed = map[string]func(t *testing.T, r *shm.Region, y *yard, plan string
 	"about to be known": func(t *testing.T, r *shm.Region, y *yard, plan string) *proc.Process {
 		return startDoomed(t, r, plan, 0)
 	},
+	"paid": func(t *testing.T, r *shm.Region, y *yard, plan string) *proc.Process {
+		p := startDoomed(t, r, plan, 0)
+		y.arrive(t, 1)
+		y.mu.Unlock()
+		goStand(y)
+		y.arrive(t, 2)
+		y.cond.Signal()
+		y.mu.Unlock()
+		return p
+	},
 	// Two find the death of one who was signalled.
 	"passed a signal on": func(t *testing.T, r *shm.Region, y *yard, plan string) *proc.Process {
 		first := startDoomed(t, r, "", 0)

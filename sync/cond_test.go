@@ -1027,6 +1027,127 @@ func TestCondWhoClosesTheRegionLeavesTheLine(t *testing.T) {
 	}
 }
 
+var standAndClose = proc.Define("stand in line, and close the region", func(ctx context.Context, path string) error {
+	r, err := shm.OpenFile(path)
+	if err != nil {
+		return err
+	}
+	y := yardIn(r)
+	got := goStand(y)
+	for y.step.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	r.Close()
+	if err := <-got; !errors.Is(err, shm.ErrClosed) {
+		return err
+	}
+	fmt.Println("closed")
+	select {} // it lives on
+})
+
+func TestCondWhoHasClosedTheRegionIsNotSignalled(t *testing.T) {
+	r, err := shm.CreateFile(filepath.Join(t.TempDir(), "region"), shm.Limit(1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	y := yardIn(r)
+	said, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	p, err := standAndClose.Start(context.Background(), r.Path(), proc.Stdout(w))
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		p.Kill()
+		<-p.Done()
+	}()
+	y.arrive(t, 1)
+	y.mu.Unlock()
+	here := goStand(y)
+	y.arrive(t, 2)
+	y.step.Store(1)
+	y.mu.Unlock()
+	if _, err := said.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	y.mu.Lock()
+	y.cond.Signal()
+	y.mu.Unlock()
+	mustReturn(t, here)
+}
+
+// One in the middle of a queue gives up; those behind it are still in line.
+func TestCondOneWhoGivesUpLeavesTheLineWhole(t *testing.T) {
+	everywhere(t, func(t *testing.T, y *yard) {
+		for leaver := range 4 {
+			y.mu.Lock()
+			y.arrived, y.gone = 0, 0
+			y.mu.Unlock()
+			ctx, cancel := context.WithCancel(context.Background())
+			var got []<-chan error
+			gave := make(chan error, 1)
+			for i := range 4 {
+				if i == leaver {
+					go func() { gave <- y.stand(ctx) }()
+				} else {
+					got = append(got, goStand(y))
+				}
+				y.arrive(t, int64(i+1))
+				y.mu.Unlock()
+			}
+			cancel()
+			if err := <-gave; err == nil {
+				t.Fatal("it did not give up")
+			}
+			for i := range 3 {
+				y.mu.Lock()
+				y.cond.Signal()
+				y.mu.Unlock()
+				mustReturn(t, got[i])
+			}
+		}
+	})
+}
+
+var standAsleepForEver = proc.Define("stand in line, without an end of any sleep", func(ctx context.Context, o order) error {
+	shmsync.SleepForEver()
+	return yardIn(o.Region).stand(context.Background())
+})
+
+// No sleep ends by itself here: each signal wakes whom it is for.
+func TestCondSignalsWakeTheSleepers(t *testing.T) {
+	if !shmsync.Kernel {
+		t.Skip("those who poll look by themselves")
+	}
+	for way := range 3 {
+		r, y := newYard(t)
+		ps := []*proc.Process{start(t, standAsleepForEver, r, 0, 0), start(t, standAsleepForEver, r, 0, 0)}
+		y.arrive(t, 2)
+		y.mu.Unlock()
+		time.Sleep(20 * time.Millisecond) // they sleep, most likely
+		y.mu.Lock()
+		switch way {
+		case 0:
+			y.cond.Broadcast()
+		case 1:
+			y.cond.SignalN(2)
+		default:
+			y.cond.Signal()
+			y.mu.Unlock()
+			y.leave(t, 1)
+			y.mu.Lock()
+			y.cond.Signal()
+		}
+		y.mu.Unlock()
+		wait(t, ps...)
+	}
+}
+
 func TestCondTenThousandGoroutinesWaitOnOneThread(t *testing.T) {
 	r, y := newYard(t)
 	const crowd = 10_000
