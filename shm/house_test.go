@@ -62,6 +62,7 @@ shm/mapping.go
 shm/offset.go
 shm/slot.go
 sync/barrier.go
+sync/cond.go
 sync/gate.go
 sync/internal/futex/futex_linux.go
 sync/once.go
