@@ -161,6 +161,7 @@
 // Sources: the counts are the distributed readers of Hsieh and Weihl ("Scalable reader-writer locks for parallel
 // systems") and of Linux' percpu_rw_semaphore and brlock; a bias to readers that a writer revokes as in BRAVO (Dice and Kogan)
 // would have saved the check of the word, and cost the writer a scan of the hashed table.
+//
 // # Cond
 //
 // A [Cond] is exact and first in, first out, so its waiters stand in a line that all processes see. Each waiter is a

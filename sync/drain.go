@@ -37,14 +37,14 @@ func (rw *RWMutex) unread() bool {
 	return rw.own.Load()|r[0].Load()|r[1].Load()|r[2].Load()|r[3].Load() == 0
 }
 
-// A place is where a lock lies: no region if outside of any.
-type place struct {
+// A location is where a lock lies: no region if outside of any.
+type location struct {
 	region *shm.Region
 	offset shm.Offset
 }
 
 // count returns where the readers of a slot's process are counted, nil if it has none, and whose that is.
-func (p place) count(rw *RWMutex, slot int) (t shm.Token, word *atomic.Uint64, base uint64) {
+func (p location) count(rw *RWMutex, slot int) (t shm.Token, word *atomic.Uint64, base uint64) {
 	if slot == ownSlot {
 		return 0, &rw.own, ownCount
 	}
@@ -59,13 +59,13 @@ func (p place) count(rw *RWMutex, slot int) (t shm.Token, word *atomic.Uint64, b
 }
 
 // read reports whether a reader stands in the count of a slot's process.
-func (p place) read(rw *RWMutex, slot int) bool {
+func (p location) read(rw *RWMutex, slot int) bool {
 	_, word, base := p.count(rw, slot)
 	return word != nil && !drained(word.Load(), base)
 }
 
 // anyRead reports whether a reader stands anywhere.
-func (p place) anyRead(rw *RWMutex) bool {
+func (p location) anyRead(rw *RWMutex) bool {
 	for slot := range rw.counted {
 		if p.read(rw, slot) {
 			return true
@@ -74,13 +74,13 @@ func (p place) anyRead(rw *RWMutex) bool {
 	return false
 }
 
-func (a *attempt) place() place { return place{a.region, a.offset} }
+func (a *attempt) location() location { return location{a.region, a.offset} }
 
 // drain waits until no reader is inside. The word of rw is held, and the region pinned, so that the word can
 // be released where others see it if the region is closed: Close waits for one sleep of at most 100 ms.
 func (a *attempt) drain(rw *RWMutex) (err error) {
 	for slot := range rw.counted {
-		if a.place().read(rw, slot) {
+		if a.location().read(rw, slot) {
 			if err := a.drainSlot(rw, slot); err != nil {
 				return err
 			}
@@ -106,7 +106,7 @@ func (a *attempt) drainSlot(rw *RWMutex, slot int) error {
 	defer a.hide()
 	a.rest(firstSleep)
 	for {
-		t, word, base := a.place().count(rw, slot)
+		t, word, base := a.location().count(rw, slot)
 		if word == nil {
 			return nil
 		}
@@ -167,7 +167,7 @@ func (a *attempt) dead(t shm.Token) bool {
 func (a *attempt) spinDrain(rw *RWMutex, slot int) bool {
 	runtime.Gosched() // a reader of this process may stand in the queue of this very processor
 	for end := time.Now().Add(spinFor); ; {
-		if !a.place().read(rw, slot) {
+		if !a.location().read(rw, slot) {
 			return true
 		}
 		if time.Now().After(end) {

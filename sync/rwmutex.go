@@ -354,7 +354,7 @@ func (rw *RWMutex) tryLock() bool {
 		return false
 	}
 	crash("tried the word")
-	if (place{r, off}).anyRead(rw) {
+	if (location{r, off}).anyRead(rw) {
 		rw.mu.release()
 		return false
 	}
@@ -564,7 +564,7 @@ func (rw *RWMutex) lock(l limit, repair func(shm.Death) error) error {
 	if got {
 		crash("has the word")
 	}
-	if !got || (place{r, off}).anyRead(rw) {
+	if !got || (location{r, off}).anyRead(rw) {
 		return rw.lockSlow(attempt{m: &rw.mu, limit: l, region: r, offset: off, pinned: true}, got, repair)
 	}
 	defer unpin(r)

@@ -10,7 +10,7 @@ func (rw *RWMutex) Readers() (n int) {
 		return 0
 	}
 	for slot := range rw.counted {
-		if _, word, base := a.place().count(rw, slot); word != nil {
+		if _, word, base := a.location().count(rw, slot); word != nil {
 			if v := word.Load(); !drained(v, base) {
 				n += int(v & maxReaders)
 			}
@@ -27,7 +27,7 @@ func (rw *RWMutex) Awaited() bool {
 		return false
 	}
 	for slot := range rw.counted {
-		if _, word, base := a.place().count(rw, slot); word != nil {
+		if _, word, base := a.location().count(rw, slot); word != nil {
 			if v := word.Load(); v&^drainBit != v && !drained(v, base) {
 				return true
 			}
