@@ -16,7 +16,23 @@ var (
 	ErrNotInconsistent = errors.New("sync: lock not inconsistent")
 	// ErrMisuse is in the panic of a call that gives back what its process does not hold: see [MisuseError].
 	ErrMisuse = errors.New("sync: misuse")
+	// ErrMemberDied says that what is waited for cannot come: see [MemberDiedError].
+	ErrMemberDied = errors.New("sync: member died")
 )
+
+// A MemberDiedError says that processes have died that answered for tasks of a [WaitGroup]. It is [ErrMemberDied].
+type MemberDiedError struct {
+	Lost        int // tasks that nobody will do
+	Outstanding int // tasks that are not done, those included
+}
+
+// Error says how many tasks are lost, and what to do.
+func (e *MemberDiedError) Error() string {
+	return fmt.Sprintf("%v: %d of %d outstanding tasks are lost; take them with Take, or give them up with Done", ErrMemberDied, e.Lost, e.Outstanding)
+}
+
+// Unwrap returns [ErrMemberDied].
+func (e *MemberDiedError) Unwrap() error { return ErrMemberDied }
 
 // An OwnerDiedError says whose death left a lock inconsistent, as far as that is known. It is
 // [ErrInconsistent] for [errors.Is].

@@ -1,0 +1,382 @@
+package sync
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"structs"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/shmkit/shmkit/shm"
+)
+
+const maxOutstanding = 1<<31 - 1
+
+// A WaitGroup waits for tasks of any number of processes, and finds out if one of the processes dies before
+// its tasks are done. Its zero value has none outstanding; it is 64 bytes and lives in a region, inside any
+// struct, or outside of regions, where it works among the goroutines of its process. It must not be copied.
+//
+// The everyday use is that of the standard library's: the parent calls Add for each child before it starts it,
+// each child calls Done at its end, the parent calls Wait. In addition somebody answers for each outstanding
+// task:
+//
+//   - after Add the process that called it answers, until the task is done or taken;
+//   - Take says that this process answers for tasks from now on: a child that calls Take(1) at its start is
+//     missed if it dies. It takes them over from those who have only added them;
+//   - Done by a process that answers for a task is for one of its own; by any other process it is for one that
+//     somebody has added and nobody has taken, while there are such.
+//
+// A process that ends, in whatever way, while it answers for tasks is a member that died: what it answered for
+// is lost. (To the kernel a return from main and a kill are the same; an orderly process is done with its tasks, or has
+// had others take them.) One that answers for nothing may end at any time, so a parent that adds tasks for others
+// and does not stay until they are taken must say so with Leave. What becomes of lost tasks is said by
+// [WaitGroup.Init]: with [ReportDeaths], the zero value's, they stay outstanding and every Wait returns a
+// [*MemberDiedError], until others have taken the lost tasks or called Done for them. With [SubtractDead] they are
+// done.
+//
+// Each step is one section of a robust lock, and takes effect whole or, if the process dies in it, not at all. A
+// process that answers for tasks takes one of the holdings of package shm.
+type WaitGroup struct {
+	_      structs.HostLayout
+	users  members
+	mu     Mutex
+	word   atomic.Uint32 // counts how often the count came to 0; bit 0: somebody may sleep by it
+	policy atomic.Uint32
+	count  atomic.Int64 // of outstanding tasks; changed under mu
+	rest   atomic.Int64 // of them those that nobody answers for, and nobody is missed for; changed under mu
+}
+
+var _ [64]byte = [unsafe.Sizeof(WaitGroup{})]byte{}
+
+// Words of a holding, changed under mu.
+const (
+	holdingAdded = 0 // tasks that the process answers for because it has added them
+	holdingTaken = 1 // and because it has taken them
+)
+
+// A DeathPolicy says what becomes of the tasks that a dead process answered for.
+type DeathPolicy uint32
+
+const (
+	ReportDeaths DeathPolicy = iota // they stay outstanding, and Wait tells of them
+	SubtractDead                    // they are done
+)
+
+// Init makes w a WaitGroup without outstanding tasks. It is called before anybody else uses w. An error is
+// [fs.ErrInvalid], nothing has changed then.
+func (w *WaitGroup) Init(policy DeathPolicy) error {
+	if policy > SubtractDead {
+		return fmt.Errorf("sync: wait group with policy %d: %w", policy, fs.ErrInvalid)
+	}
+	if err := enterSection(&w.mu); err != nil {
+		return err
+	}
+	w.users.clear()
+	w.count.Store(0)
+	w.rest.Store(0)
+	w.policy.Store(uint32(policy))
+	return leaveSection(&w.mu)
+}
+
+// Count returns how many tasks are outstanding, at some moment during the call; with SubtractDead without those of
+// processes whose death was noticed.
+func (w *WaitGroup) Count() int {
+	if w.policy.Load() == uint32(SubtractDead) && w.count.Load() != 0 {
+		w.section("count", func(a *answering) error { return nil })
+	}
+	return int(max(w.count.Load(), 0))
+}
+
+// Add adds n tasks, which this process answers for; with n below 0 it is as many calls of Done. It panics with a
+// [*MisuseError], and changes nothing, if there would be fewer than none outstanding, or 1<<31. As long as any is
+// outstanding anybody may add; when none is, add before those can call Wait that are to wait for them. It panics with
+// an error that is [shm.ErrNoSpace] if the region has no room for the holdings of this process, or [shm.ErrClosed].
+func (w *WaitGroup) Add(n int) {
+	switch {
+	case n < 0:
+		w.done(n)
+	case n > 0:
+		w.must("add", func(a *answering) error {
+			if count := w.count.Load(); int64(n) > maxOutstanding-count {
+				return &MisuseError{What: fmt.Sprintf("add %d tasks to %d outstanding", n, count)}
+			}
+			if err := a.answer(holdingAdded, int64(n)); err != nil {
+				return err
+			}
+			crash("answers for tasks")
+			w.count.Add(int64(n)) // a kill before: as if there had been no Add
+			crash("added tasks")
+			return nil
+		})
+	}
+}
+
+// Done says that a task is done. It panics with a [*MisuseError], and changes nothing, if none is outstanding. Done
+// synchronizes before the return of each Wait that it ends.
+func (w *WaitGroup) Done() { w.done(-1) }
+
+func (w *WaitGroup) done(delta int) {
+	if raceEnabled {
+		raceReleaseMerge(&w.word)
+	}
+	w.must("done", func(a *answering) error {
+		count := w.count.Load()
+		if int64(delta) < -count || count <= 0 {
+			return &MisuseError{What: fmt.Sprintf("done with %d tasks of %d outstanding", -delta, count)}
+		}
+		w.count.Store(count + int64(delta))
+		// A kill here: what this process answered for is gone with it, and more is not missed than is outstanding.
+		crash("done with tasks")
+		a.discharge(int64(-delta))
+		return nil
+	})
+}
+
+// Take says that this process answers from now on for n of the outstanding tasks, which others have added, have
+// left, or have died over. It panics with a [*MisuseError], and changes nothing, if there are not so many that nobody
+// has taken; and as Add does.
+func (w *WaitGroup) Take(n int) {
+	w.must("take", func(a *answering) error {
+		_, taken := a.sum()
+		if free := w.count.Load() - taken; n < 1 || int64(n) > free {
+			return &MisuseError{What: fmt.Sprintf("take %d tasks of %d that nobody has taken", n, max(free, 0))}
+		}
+		if err := a.answer(holdingTaken, int64(n)); err != nil {
+			return err
+		}
+		crash("took tasks") // that others answer for still: settle takes them off
+		return nil
+	})
+}
+
+// Leave says that this process does not answer for any task any more, and nobody does until they are taken: its end,
+// and that of those who do them without having taken them, is not noticed.
+func (w *WaitGroup) Leave() {
+	w.must("leave", func(a *answering) error {
+		h := a.own()
+		if h == nil {
+			return nil
+		}
+		n := positive(h, holdingAdded) + positive(h, holdingTaken)
+		w.rest.Add(n)
+		crash("left tasks") // answered for twice; settle takes off what is too much
+		a.discharge(n)
+		return nil
+	})
+}
+
+// Wait waits until no task is outstanding, and returns nil: at once if none is, whatever the context. When the last
+// one is done, those who wait go on, even if others are added at once. An error is a [*MemberDiedError], which is
+// [ErrMemberDied], as long as tasks are outstanding that a dead process answered for; the context's; or
+// [shm.ErrClosed]. A death is noticed within 100 ms, mostly sooner.
+func (w *WaitGroup) Wait(ctx context.Context) error {
+	times := w.word.Load() / 2
+	watch := watch{word: &w.word, mortal: true, limit: limit{what: "wait for a group", ctx: ctx}, over: func(v uint32) (bool, error) {
+		if v/2 != times || w.count.Load() == 0 {
+			return true, nil
+		}
+		lost := 0
+		err := w.section("wait for a group", func(a *answering) error {
+			lost = int(a.lost())
+			return nil
+		})
+		if lost > 0 && err == nil && w.policy.Load() == uint32(ReportDeaths) {
+			err = &MemberDiedError{Lost: lost, Outstanding: w.Count()}
+		}
+		return w.count.Load() == 0, err
+	}}
+	if w.count.Load() != 0 {
+		if err := watch.wait(); err != nil {
+			return err
+		}
+	}
+	if raceEnabled {
+		raceAcquire(&w.word)
+	}
+	return nil
+}
+
+// must runs a section and panics with its error.
+func (w *WaitGroup) must(what string, fn func(a *answering) error) {
+	if err := w.section(what, fn); err != nil {
+		panic(err)
+	}
+}
+
+// section runs fn with mu held, and then settles who answers for what. What a process leaves that dies in it is
+// settled in the next one.
+func (w *WaitGroup) section(what string, fn func(a *answering) error) error {
+	region, off, err := locate(w, what)
+	if err != nil {
+		return err
+	}
+	a := answering{w: w, region: region, offset: off}
+	if region != nil {
+		if a.slot, a.slots = region.Slot(); !a.slots && region.Closed() {
+			return closedError(what, region)
+		}
+	}
+	if err := enterSection(&w.mu); err != nil {
+		return err
+	}
+	before := w.count.Load()
+	err = fn(&a)
+	a.settle()
+	wake := false
+	if w.count.Load() == 0 && before != 0 {
+		crash("came to nothing")
+		v := w.word.Load()
+		for !w.word.CompareAndSwap(v, (v|1)+1) {
+			v = w.word.Load()
+		}
+		crash("told that it came to nothing")
+		wake = v&1 != 0
+	}
+	if closed := leaveSection(&w.mu); closed != nil {
+		return closed
+	}
+	if wake {
+		wakeAll(&w.word)
+		crash("woke those who wait")
+	}
+	return err
+}
+
+// An answering is who answers for the tasks of a group, as its lock's holder sees it.
+type answering struct {
+	w      *WaitGroup
+	region *shm.Region
+	offset shm.Offset
+	slot   int
+	slots  bool // processes can be told apart, and missed
+}
+
+func positive(h *shm.Holding, word int) int64 { return max(int64(h.Words[word].Load()), 0) }
+
+// own returns the holding of this process, nil if it does not answer for anything.
+func (a *answering) own() (own *shm.Holding) {
+	if !a.slots || !a.w.users.has(a.slot) {
+		return nil
+	}
+	if t, h := a.region.Share(a.slot, a.offset); t == shm.Self() && h != nil && h.Word.Load()&shm.HoldingMask != 0 {
+		return h
+	}
+	return nil
+}
+
+// answer adds n to a word of this process' holding.
+func (a *answering) answer(word int, n int64) error {
+	if !a.slots {
+		return nil
+	}
+	key := shm.HoldingKey(a.offset)
+	for {
+		h, err := a.region.Hold(a.offset)
+		if err != nil {
+			return err
+		}
+		a.w.users.join(a.slot, h, key)
+		if v := h.Word.Load(); v == key|1 || v == key && h.Word.CompareAndSwap(key, key|1) {
+			crash("took a holding")
+			h.Words[word].Add(uint64(n))
+			return nil
+		}
+	}
+}
+
+// discharge takes n off what this process answers for, as far as it does, and off what it has taken first.
+func (a *answering) discharge(n int64) {
+	if h := a.own(); h != nil {
+		for _, word := range []int{holdingTaken, holdingAdded} {
+			k := min(n, positive(h, word))
+			h.Words[word].Store(uint64(positive(h, word) - k))
+			n -= k
+			crash("answers for less")
+		}
+		a.tidy(h)
+	}
+}
+
+// tidy gives a holding up that stands for nothing.
+func (a *answering) tidy(h *shm.Holding) {
+	if h.Words[holdingAdded].Load() == 0 && h.Words[holdingTaken].Load() == 0 {
+		key := shm.HoldingKey(a.offset)
+		h.Word.CompareAndSwap(key|1, key)
+	}
+}
+
+// each calls look with the holdings of processes that answer for anything.
+func (a *answering) each(look func(h *shm.Holding)) {
+	if a.slots {
+		a.w.users.each(a.region, a.offset, func(h *shm.Holding) {
+			if h.Word.Load() == shm.HoldingKey(a.offset)|1 {
+				look(h)
+			}
+		})
+	}
+}
+
+// sum returns how many tasks are answered for by nobody, by those who added them, or by those who took them.
+func (a *answering) sum() (added, taken int64) {
+	added = max(a.w.rest.Load(), 0)
+	a.each(func(h *shm.Holding) {
+		added += positive(h, holdingAdded)
+		taken += positive(h, holdingTaken)
+	})
+	return added, taken
+}
+
+// lost returns how many tasks a process has answered for that is dead.
+func (a *answering) lost() int64 {
+	if !a.slots {
+		return 0
+	}
+	added, taken := a.sum()
+	return lostOf(a.w.count.Load(), added, taken)
+}
+
+// lostOf returns how many of count tasks the dead have answered for: those that the living do not. Every step
+// leaves no fewer answered for than are outstanding, whatever kills its process; only a death takes from them.
+func lostOf(count, added, taken int64) int64 { return max(count-added-taken, 0) }
+
+// tooMany returns how many of the tasks that were added are answered for twice: because they are done, or others
+// have taken them.
+func tooMany(count, added, taken int64) int64 { return min(max(added+taken-count, 0), added) }
+
+// settle takes off what is answered for twice: of this process, then of nobody's, then of others'. With SubtractDead
+// what is lost is done.
+func (a *answering) settle() {
+	if !a.slots {
+		return
+	}
+	added, taken := a.sum()
+	count := a.w.count.Load()
+	if lost := lostOf(count, added, taken); lost > 0 && a.w.policy.Load() == uint32(SubtractDead) {
+		a.w.count.Store(count - lost)
+		crash("subtracted the dead")
+	}
+	k := tooMany(count, added, taken)
+	take := func(w *atomic.Uint64) {
+		n := min(k, max(int64(w.Load()), 0))
+		if n > 0 {
+			w.Store(w.Load() - uint64(n))
+			k -= n
+			crash("took off what was answered for twice")
+		}
+	}
+	if h := a.own(); h != nil && k > 0 {
+		take(&h.Words[holdingAdded])
+	}
+	if n := min(k, max(a.w.rest.Load(), 0)); n > 0 {
+		a.w.rest.Add(-n)
+		k -= n
+		crash("took off what nobody answers for")
+	}
+	if k > 0 {
+		a.each(func(h *shm.Holding) {
+			take(&h.Words[holdingAdded])
+			a.tidy(h)
+		})
+	}
+}
