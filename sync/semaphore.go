@@ -109,16 +109,22 @@ func (s *Semaphore) Value() int {
 // the context's error, [shm.ErrClosed], or [shm.ErrNoSpace] if the region has no room for the holdings of
 // this process.
 func (s *Semaphore) Acquire(ctx context.Context, n int) error {
-	if s.useIdle(n) {
+	if t, ok := s.stake(); ok && t.use(n) {
+		if raceEnabled {
+			raceAcquire(s)
+		}
 		return nil
 	}
-	return s.acquire(n, limit{what: "acquire", ctx: ctx}, true)
+	return s.acquireContext(ctx, n)
 }
 
 // TryAcquire takes n permits if that can be done at once, and reports whether it did. It does not overtake one
 // that has waited for long, and it panics as AcquireTimeout does.
 func (s *Semaphore) TryAcquire(n int) bool {
-	if s.useIdle(n) {
+	if t, ok := s.stake(); ok && t.use(n) {
+		if raceEnabled {
+			raceAcquire(s)
+		}
 		return true
 	}
 	return s.acquired(s.acquire(n, limit{what: "acquire"}, false))
@@ -128,7 +134,10 @@ func (s *Semaphore) TryAcquire(n int) bool {
 // n is not from 1 to the limit. 0 and less mean to try. It panics with an error that is [shm.ErrClosed] or
 // [shm.ErrNoSpace].
 func (s *Semaphore) AcquireTimeout(n int, d time.Duration) bool {
-	if s.useIdle(n) {
+	if t, ok := s.stake(); ok && t.use(n) {
+		if raceEnabled {
+			raceAcquire(s)
+		}
 		return true
 	}
 	return s.acquired(s.acquire(n, limit{what: "acquire", deadline: time.Now().Add(d)}, d > 0))
@@ -147,39 +156,8 @@ func (s *Semaphore) Release(n int) {
 	if raceEnabled {
 		raceReleaseMerge(s)
 	}
-	if t, ok := s.stake(); ok && uint(n-1) < stakeLimit {
-		for {
-			v, ok := t.value()
-			next, may := unused(v, uint64(n))
-			if !ok || !may {
-				break
-			}
-			if t.swap(v, next) { // publishes
-				return
-			}
-		}
-	}
-	s.releaseSlow(n)
-}
-
-// useIdle takes n permits that this process has idle, if it has.
-func (s *Semaphore) useIdle(n int) bool {
-	t, ok := s.stake()
-	if !ok || uint(n-1) >= stakeLimit {
-		return false
-	}
-	for { // ends: somebody's step was made instead
-		v, ok := t.value()
-		next, may := used(v, uint64(n))
-		if !ok || !may {
-			return false
-		}
-		if t.swap(v, next) {
-			if raceEnabled {
-				raceAcquire(s)
-			}
-			return true
-		}
+	if t, ok := s.stake(); !ok || !t.unuse(n) {
+		s.releaseSlow(n)
 	}
 }
 
@@ -432,7 +410,14 @@ func wakeCalled(word *uint32) {
 	}
 }
 
-// acquire is Acquire for those who have no idle permits of their own.
+// acquireContext keeps the limit out of Acquire.
+//
+//go:noinline
+func (s *Semaphore) acquireContext(ctx context.Context, n int) error {
+	return s.acquire(n, limit{what: "acquire", ctx: ctx}, true)
+}
+
+// acquire is Acquire for those who have no idle permits of their own, or were not alone.
 func (s *Semaphore) acquire(n int, l limit, waits bool) error {
 	if limit := s.limit(); n < 1 || uint64(n) > limit {
 		return fmt.Errorf("sync: acquire %d permits of a semaphore that has %d: %w", n, limit, fs.ErrInvalid)

@@ -32,15 +32,16 @@ const (
 func usedOf(v uint64) uint64 { return v / stakeUsed & stakeLimit }
 func idleOf(v uint64) uint64 { return v / stakeIdle & stakeLimit }
 
-// used is the step of an Acquire that its own process has idle permits for.
+// used is the step of an Acquire that its own process has idle permits for. It and unused refuse an n of 0, and take
+// a whole word, with the key above the value.
 func used(v, n uint64) (next uint64, ok bool) {
-	return v + n*stakeUsed - n*stakeIdle, v&stakeSlow == 0 && idleOf(v) >= n
+	return v + n*stakeUsed - n*stakeIdle, v&stakeSlow == 0 && n-1 < idleOf(v)
 }
 
 // unused is the step of a Release while nobody waits: the permits stay with the process, for its next Acquire,
 // until somebody reclaims them.
 func unused(v, n uint64) (next uint64, ok bool) {
-	return v - n*stakeUsed + n*stakeIdle, v&stakeSlow == 0 && usedOf(v) >= n
+	return v - n*stakeUsed + n*stakeIdle, v&stakeSlow == 0 && n-1 < usedOf(v)
 }
 
 // dropped is the step of a process that gives up the idle permits of a stake that has nothing in use.

@@ -24,6 +24,20 @@ func (t *stake) value() (v uint64, ok bool) {
 // swap makes the step from v to next.
 func (t *stake) swap(v, next uint64) bool { return t.h.Word.CompareAndSwap(t.key|v, t.key|next) }
 
+// use takes n of the idle permits if there are so many, and nobody comes in between.
+func (t *stake) use(n int) bool {
+	w := t.h.Word.Load()
+	next, ok := used(w, uint64(n))
+	return ok && w&^shm.HoldingMask == t.key && t.h.Word.CompareAndSwap(w, next)
+}
+
+// unuse makes n of the permits in use idle, if there are so many, and nobody comes in between.
+func (t *stake) unuse(n int) bool {
+	w := t.h.Word.Load()
+	next, ok := unused(w, uint64(n))
+	return ok && w&^shm.HoldingMask == t.key && t.h.Word.CompareAndSwap(w, next) // publishes
+}
+
 // counts returns how many permits of the stake are in use, and idle how many are not.
 func (t *stake) counts() (inUse, idle uint64) {
 	v, ok := t.value()
