@@ -15,7 +15,10 @@ import (
 	"github.com/shmkit/shmkit/sync/internal/futex"
 )
 
-const maxPermits = 1<<30 - 1
+const (
+	maxPermits = 1<<30 - 1
+	fastTries  = 4 // of a step that siblings may come in between, before the lock is taken
+)
 
 // A Semaphore hands out permits to the processes that ask for them, up to a limit. Its zero value has one
 // permit; [Semaphore.Init] sets another limit. It is 128 bytes and lives in a region, inside any struct, or
@@ -422,6 +425,14 @@ func (s *Semaphore) acquire(n int, l limit, waits bool) error {
 	if limit := s.limit(); n < 1 || uint64(n) > limit {
 		return fmt.Errorf("sync: acquire %d permits of a semaphore that has %d: %w", n, limit, fs.ErrInvalid)
 	}
+	for range fastTries {
+		if t, ok := s.stake(); ok && t.use(n) {
+			if raceEnabled {
+				raceAcquire(s)
+			}
+			return nil
+		}
+	}
 	q := request{s: s, n: uint64(n)}
 	if err := q.locate(); err != nil {
 		return err
@@ -595,6 +606,11 @@ func (q *request) cancel(l *limit) (c *futex.Cancel, stop func()) {
 //
 //go:noinline
 func (s *Semaphore) releaseSlow(n int) {
+	for range fastTries {
+		if t, ok := s.stake(); ok && t.unuse(n) {
+			return
+		}
+	}
 	q := request{s: s}
 	if err := q.locate(); err != nil {
 		panic(err)

@@ -1,5 +1,7 @@
 package sync
 
+import "github.com/shmkit/shmkit/shm"
+
 // Claims returns how many processes wait for s asleep, or are about to.
 func (s *Semaphore) Claims() (n int) {
 	q := request{s: s}
@@ -31,4 +33,37 @@ func Turns() int {
 	turns.mu.Lock()
 	defer turns.mu.Unlock()
 	return len(turns.by)
+}
+
+// Parked returns how many goroutines of this process are parked behind a leader that waits for s.
+func (s *CountingSemaphore) Parked() int { return parkedBehind(&s.word) }
+
+// Sleeps reports whether somebody may sleep on s' word.
+func (s *CountingSemaphore) Sleeps() bool { return s.word.Load()&countWaiters != 0 }
+
+// Parked returns how many goroutines of this process are parked behind a leader that waits for w.
+func (w *WaitGroup) Parked() int { return parkedBehind(&w.word) }
+
+// Sleeps reports whether somebody may sleep on w's word.
+func (w *WaitGroup) Sleeps() bool { return w.word.Load()&1 != 0 }
+
+func parkedBehind[T any](m *T) (n int) {
+	g := enter(m)
+	defer leave(m, g)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for w := g.head; w != nil; w = w.next {
+		n++
+	}
+	return n
+}
+
+// Attached returns how many processes have r open.
+func Attached(r *shm.Region) (n int) {
+	for i := range shm.Slots {
+		if t, _ := r.Share(i, r.Data()); t != 0 {
+			n++
+		}
+	}
+	return n
 }

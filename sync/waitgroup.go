@@ -42,9 +42,9 @@ type WaitGroup struct {
 	users  members
 	mu     Mutex
 	word   atomic.Uint32 // counts how often the count came to 0; bit 0: somebody may sleep by it
-	policy atomic.Uint32
-	count  atomic.Int64 // of outstanding tasks; changed under mu
-	rest   atomic.Int64 // of them those that nobody answers for, and nobody is missed for; changed under mu
+	policy atomic.Uint32 // a DeathPolicy, and groupUnsettled; changed under mu
+	count  atomic.Int64  // of outstanding tasks; changed under mu
+	rest   atomic.Int64  // of them those that nobody answers for, and nobody is missed for; changed under mu
 }
 
 var _ [64]byte = [unsafe.Sizeof(WaitGroup{})]byte{}
@@ -62,6 +62,9 @@ const (
 	ReportDeaths DeathPolicy = iota // they stay outstanding, and Wait tells of them
 	SubtractDead                    // they are done
 )
+
+// groupUnsettled says that some tasks may be answered for twice: the process that was about to settle that has died.
+const groupUnsettled = 1 << 31
 
 // Init makes w a WaitGroup without outstanding tasks. It is called before anybody else uses w. An error is
 // [fs.ErrInvalid], nothing has changed then.
@@ -82,8 +85,11 @@ func (w *WaitGroup) Init(policy DeathPolicy) error {
 // Count returns how many tasks are outstanding, at some moment during the call; with SubtractDead without those of
 // processes whose death was noticed.
 func (w *WaitGroup) Count() int {
-	if w.policy.Load() == uint32(SubtractDead) && w.count.Load() != 0 {
-		w.section("count", func(a *answering) error { return nil })
+	if w.policy.Load()&^groupUnsettled == uint32(SubtractDead) && w.count.Load() != 0 {
+		if a, err := w.begin("count"); err == nil {
+			a.settle()
+			a.end()
+		}
 	}
 	return int(max(w.count.Load(), 0))
 }
@@ -93,77 +99,92 @@ func (w *WaitGroup) Count() int {
 // outstanding anybody may add; when none is, add before those can call Wait that are to wait for them. It panics with
 // an error that is [shm.ErrNoSpace] if the region has no room for the holdings of this process, or [shm.ErrClosed].
 func (w *WaitGroup) Add(n int) {
-	switch {
-	case n < 0:
-		w.done(n)
-	case n > 0:
-		w.must("add", func(a *answering) error {
-			if count := w.count.Load(); int64(n) > maxOutstanding-count {
-				return &MisuseError{What: fmt.Sprintf("add %d tasks to %d outstanding", n, count)}
-			}
-			if err := a.answer(holdingAdded, int64(n)); err != nil {
-				return err
-			}
-			crash("answers for tasks")
-			w.count.Add(int64(n)) // a kill before: as if there had been no Add
-			crash("added tasks")
-			return nil
-		})
+	if n < 0 {
+		w.done(-int64(n))
 	}
+	if n <= 0 {
+		return
+	}
+	a, err := w.begin("add")
+	if err != nil {
+		panic(err)
+	}
+	if count := w.count.Load(); int64(n) > maxOutstanding-count {
+		err = &MisuseError{What: fmt.Sprintf("add %d tasks to %d outstanding", n, count)}
+	} else if err = a.answer(holdingAdded, int64(n)); err == nil {
+		crash("answers for tasks")
+		w.count.Store(count + int64(n)) // a kill before: as if there had been no Add
+		crash("added tasks")
+	}
+	a.must(err)
 }
 
 // Done says that a task is done. It panics with a [*MisuseError], and changes nothing, if none is outstanding. Done
 // synchronizes before the return of each Wait that it ends.
-func (w *WaitGroup) Done() { w.done(-1) }
+func (w *WaitGroup) Done() { w.done(1) }
 
-func (w *WaitGroup) done(delta int) {
+func (w *WaitGroup) done(n int64) {
 	if raceEnabled {
 		raceReleaseMerge(&w.word)
 	}
-	w.must("done", func(a *answering) error {
-		count := w.count.Load()
-		if int64(delta) < -count || count <= 0 {
-			return &MisuseError{What: fmt.Sprintf("done with %d tasks of %d outstanding", -delta, count)}
-		}
-		w.count.Store(count + int64(delta))
-		// A kill here: what this process answered for is gone with it, and more is not missed than is outstanding.
-		crash("done with tasks")
-		a.discharge(int64(-delta))
-		return nil
-	})
+	a, err := w.begin("done")
+	if err != nil {
+		panic(err)
+	}
+	count, own := w.count.Load(), a.answers()
+	switch {
+	case n > count:
+		err = &MisuseError{What: fmt.Sprintf("done with %d tasks of %d outstanding", n, max(count, 0))}
+	case n <= own:
+		w.count.Store(count - n)
+		crash("done with tasks") // what this process answered for goes with it
+		a.discharge(n)
+	default:
+		a.unsettle()
+		w.count.Store(count - n)
+		crash("done with tasks of others")
+		a.discharge(own)
+		a.settle() // others do not answer for them any more
+	}
+	a.must(err)
 }
 
 // Take says that this process answers from now on for n of the outstanding tasks, which others have added, have
 // left, or have died over. It panics with a [*MisuseError], and changes nothing, if there are not so many that nobody
 // has taken; and as Add does.
 func (w *WaitGroup) Take(n int) {
-	w.must("take", func(a *answering) error {
-		_, taken := a.sum()
-		if free := w.count.Load() - taken; n < 1 || int64(n) > free {
-			return &MisuseError{What: fmt.Sprintf("take %d tasks of %d that nobody has taken", n, max(free, 0))}
+	a, err := w.begin("take")
+	if err != nil {
+		panic(err)
+	}
+	_, taken := a.sum()
+	if free := w.count.Load() - taken; n < 1 || int64(n) > free {
+		err = &MisuseError{What: fmt.Sprintf("take %d tasks of %d that nobody has taken", n, max(free, 0))}
+	} else {
+		a.unsettle()
+		if err = a.answer(holdingTaken, int64(n)); err == nil {
+			crash("took tasks")
 		}
-		if err := a.answer(holdingTaken, int64(n)); err != nil {
-			return err
-		}
-		crash("took tasks") // that others answer for still: settle takes them off
-		return nil
-	})
+		a.settle() // nor do those answer for them that did
+	}
+	a.must(err)
 }
 
 // Leave says that this process does not answer for any task any more, and nobody does until they are taken: its end,
 // and that of those who do them without having taken them, is not noticed.
 func (w *WaitGroup) Leave() {
-	w.must("leave", func(a *answering) error {
-		h := a.own()
-		if h == nil {
-			return nil
-		}
-		n := positive(h, holdingAdded) + positive(h, holdingTaken)
-		w.rest.Add(n)
-		crash("left tasks") // answered for twice; settle takes off what is too much
+	a, err := w.begin("leave")
+	if err != nil {
+		panic(err)
+	}
+	if n := a.answers(); n > 0 {
+		a.unsettle()
+		w.rest.Store(max(w.rest.Load(), 0) + n)
+		crash("left tasks")
 		a.discharge(n)
-		return nil
-	})
+		a.settle()
+	}
+	a.must(nil)
 }
 
 // Wait waits until no task is outstanding, and returns nil: at once if none is, whatever the context. When the last
@@ -172,21 +193,13 @@ func (w *WaitGroup) Leave() {
 // [shm.ErrClosed]. A death is noticed within 100 ms, mostly sooner.
 func (w *WaitGroup) Wait(ctx context.Context) error {
 	times := w.word.Load() / 2
-	watch := watch{word: &w.word, mortal: true, limit: limit{what: "wait for a group", ctx: ctx}, over: func(v uint32) (bool, error) {
-		if v/2 != times || w.count.Load() == 0 {
-			return true, nil
-		}
-		lost := 0
-		err := w.section("wait for a group", func(a *answering) error {
-			lost = int(a.lost())
-			return nil
-		})
-		if lost > 0 && err == nil && w.policy.Load() == uint32(ReportDeaths) {
-			err = &MemberDiedError{Lost: lost, Outstanding: w.Count()}
-		}
-		return w.count.Load() == 0, err
-	}}
 	if w.count.Load() != 0 {
+		watch := watch{word: &w.word, mortal: true, limit: limit{what: "wait for a group", ctx: ctx}, over: func(v uint32) (bool, error) {
+			if v/2 != times || w.count.Load() == 0 {
+				return true, nil
+			}
+			return w.look()
+		}}
 		if err := watch.wait(); err != nil {
 			return err
 		}
@@ -197,50 +210,19 @@ func (w *WaitGroup) Wait(ctx context.Context) error {
 	return nil
 }
 
-// must runs a section and panics with its error.
-func (w *WaitGroup) must(what string, fn func(a *answering) error) {
-	if err := w.section(what, fn); err != nil {
-		panic(err)
-	}
-}
-
-// section runs fn with mu held, and then settles who answers for what. What a process leaves that dies in it is
-// settled in the next one.
-func (w *WaitGroup) section(what string, fn func(a *answering) error) error {
-	region, off, err := locate(w, what)
+// look reports whether no task is outstanding, or an error if the dead have left some.
+func (w *WaitGroup) look() (over bool, err error) {
+	a, err := w.begin("wait for a group")
 	if err != nil {
-		return err
+		return false, err
 	}
-	a := answering{w: w, region: region, offset: off}
-	if region != nil {
-		if a.slot, a.slots = region.Slot(); !a.slots && region.Closed() {
-			return closedError(what, region)
-		}
+	lost := a.settle()
+	count := w.count.Load()
+	err = a.end()
+	if err == nil && lost > 0 {
+		err = &MemberDiedError{Lost: int(lost), Outstanding: int(count)}
 	}
-	if err := enterSection(&w.mu); err != nil {
-		return err
-	}
-	before := w.count.Load()
-	err = fn(&a)
-	a.settle()
-	wake := false
-	if w.count.Load() == 0 && before != 0 {
-		crash("came to nothing")
-		v := w.word.Load()
-		for !w.word.CompareAndSwap(v, (v|1)+1) {
-			v = w.word.Load()
-		}
-		crash("told that it came to nothing")
-		wake = v&1 != 0
-	}
-	if closed := leaveSection(&w.mu); closed != nil {
-		return closed
-	}
-	if wake {
-		wakeAll(&w.word)
-		crash("woke those who wait")
-	}
-	return err
+	return count == 0, err
 }
 
 // An answering is who answers for the tasks of a group, as its lock's holder sees it.
@@ -250,9 +232,81 @@ type answering struct {
 	offset shm.Offset
 	slot   int
 	slots  bool // processes can be told apart, and missed
+	before int64
+}
+
+// begin takes mu, and settles what a process has left that died with it.
+func (w *WaitGroup) begin(what string) (a answering, err error) {
+	a.w = w
+	if a.region, a.offset, err = locate(w, what); err != nil {
+		return a, err
+	}
+	if a.region != nil {
+		if a.slot, a.slots = a.region.Slot(); !a.slots && a.region.Closed() {
+			return a, closedError(what, a.region)
+		}
+	}
+	if err := enterSection(&w.mu); err != nil {
+		return a, err
+	}
+	a.before = w.count.Load()
+	if w.policy.Load()&groupUnsettled != 0 {
+		a.settle()
+	}
+	return a, nil
+}
+
+// unsettle says, before a step that leaves something answered for twice, that settle is to follow.
+func (a *answering) unsettle() {
+	if !a.slots {
+		return
+	}
+	a.w.policy.Or(groupUnsettled)
+	crash("unsettled")
+}
+
+// end gives mu back, and lets those go on who wait if no task is outstanding any more. One who dies over it leaves
+// them to find out by his death.
+func (a *answering) end() error {
+	w, wake := a.w, false
+	if w.count.Load() == 0 && a.before != 0 {
+		crash("came to nothing")
+		v := w.word.Load()
+		for !w.word.CompareAndSwap(v, (v|1)+1) {
+			v = w.word.Load()
+		}
+		crash("told that it came to nothing")
+		wake = v&1 != 0
+	}
+	if err := leaveSection(&w.mu); err != nil {
+		return err
+	}
+	if wake {
+		wakeAll(&w.word)
+		crash("woke those who wait")
+	}
+	return nil
+}
+
+// must is end for those who panic with errors.
+func (a *answering) must(err error) {
+	if closed := a.end(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 func positive(h *shm.Holding, word int) int64 { return max(int64(h.Words[word].Load()), 0) }
+
+// answers returns how many tasks this process answers for.
+func (a *answering) answers() int64 {
+	if h := a.own(); h != nil {
+		return positive(h, holdingAdded) + positive(h, holdingTaken)
+	}
+	return 0
+}
 
 // own returns the holding of this process, nil if it does not answer for anything.
 func (a *answering) own() (own *shm.Holding) {
@@ -288,7 +342,7 @@ func (a *answering) answer(word int, n int64) error {
 // discharge takes n off what this process answers for, as far as it does, and off what it has taken first.
 func (a *answering) discharge(n int64) {
 	if h := a.own(); h != nil {
-		for _, word := range []int{holdingTaken, holdingAdded} {
+		for _, word := range [...]int{holdingTaken, holdingAdded} {
 			k := min(n, positive(h, word))
 			h.Words[word].Store(uint64(positive(h, word) - k))
 			n -= k
@@ -327,15 +381,6 @@ func (a *answering) sum() (added, taken int64) {
 	return added, taken
 }
 
-// lost returns how many tasks a process has answered for that is dead.
-func (a *answering) lost() int64 {
-	if !a.slots {
-		return 0
-	}
-	added, taken := a.sum()
-	return lostOf(a.w.count.Load(), added, taken)
-}
-
 // lostOf returns how many of count tasks the dead have answered for: those that the living do not. Every step
 // leaves no fewer answered for than are outstanding, whatever kills its process; only a death takes from them.
 func lostOf(count, added, taken int64) int64 { return max(count-added-taken, 0) }
@@ -345,16 +390,18 @@ func lostOf(count, added, taken int64) int64 { return max(count-added-taken, 0) 
 func tooMany(count, added, taken int64) int64 { return min(max(added+taken-count, 0), added) }
 
 // settle takes off what is answered for twice: of this process, then of nobody's, then of others'. With SubtractDead
-// what is lost is done.
-func (a *answering) settle() {
+// what is lost is done, otherwise settle returns how much that is.
+func (a *answering) settle() (lost int64) {
 	if !a.slots {
-		return
+		return 0
 	}
 	added, taken := a.sum()
 	count := a.w.count.Load()
-	if lost := lostOf(count, added, taken); lost > 0 && a.w.policy.Load() == uint32(SubtractDead) {
+	lost = lostOf(count, added, taken)
+	if lost > 0 && a.w.policy.Load()&^groupUnsettled == uint32(SubtractDead) {
 		a.w.count.Store(count - lost)
 		crash("subtracted the dead")
+		lost = 0
 	}
 	k := tooMany(count, added, taken)
 	take := func(w *atomic.Uint64) {
@@ -379,4 +426,9 @@ func (a *answering) settle() {
 			a.tidy(h)
 		})
 	}
+	if a.w.policy.Load()&groupUnsettled != 0 {
+		crash("about to be settled")
+		a.w.policy.And(^uint32(groupUnsettled))
+	}
+	return lost
 }
