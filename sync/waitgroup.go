@@ -11,7 +11,7 @@ import (
 	"github.com/shmkit/shmkit/shm"
 )
 
-const maxOutstanding = 1<<31 - 1
+const maxOutstanding = 1<<27 - 1
 
 // A WaitGroup waits for tasks of any number of processes, and finds out if one of the processes dies before
 // its tasks are done. Its zero value has none outstanding; it is 64 bytes and lives in a region, inside any
@@ -32,7 +32,7 @@ const maxOutstanding = 1<<31 - 1
 // had others take them.) One that answers for nothing may end at any time, so a parent that adds tasks for others
 // and does not stay until they are taken must say so with Leave. What becomes of lost tasks is said by
 // [WaitGroup.Init]: with [ReportDeaths], the zero value's, they stay outstanding and every Wait returns a
-// [*MemberDiedError], until others have taken the lost tasks or called Done for them. With [SubtractDead] they are
+// [*MemberDiedError], until every outstanding task is taken by somebody who lives, or done. With [SubtractDead] they are
 // done.
 //
 // Each step is one section of a robust lock, and takes effect whole or, if the process dies in it, not at all. A
@@ -42,9 +42,10 @@ type WaitGroup struct {
 	users  members
 	mu     Mutex
 	word   atomic.Uint32 // counts how often the count came to 0; bit 0: somebody may sleep by it
-	policy atomic.Uint32 // a DeathPolicy, and groupUnsettled; changed under mu
-	count  atomic.Int64  // of outstanding tasks; changed under mu
-	rest   atomic.Int64  // of them those that nobody answers for, and nobody is missed for; changed under mu
+	policy atomic.Uint32 // a DeathPolicy
+	count  atomic.Uint32 // of outstanding tasks; changed under mu
+	rest   atomic.Uint32 // of them those that nobody answers for, and nobody is missed for; changed under mu
+	intent atomic.Uint64 // what a Done of others' tasks is about to store, 0: none; changed under mu
 }
 
 var _ [64]byte = [unsafe.Sizeof(WaitGroup{})]byte{}
@@ -63,9 +64,6 @@ const (
 	SubtractDead                    // they are done
 )
 
-// groupUnsettled says that some tasks may be answered for twice: the process that was about to settle that has died.
-const groupUnsettled = 1 << 31
-
 // Init makes w a WaitGroup without outstanding tasks. It is called before anybody else uses w. An error is
 // [fs.ErrInvalid], nothing has changed then.
 func (w *WaitGroup) Init(policy DeathPolicy) error {
@@ -78,6 +76,7 @@ func (w *WaitGroup) Init(policy DeathPolicy) error {
 	w.users.clear()
 	w.count.Store(0)
 	w.rest.Store(0)
+	w.intent.Store(0)
 	w.policy.Store(uint32(policy))
 	return leaveSection(&w.mu)
 }
@@ -85,17 +84,17 @@ func (w *WaitGroup) Init(policy DeathPolicy) error {
 // Count returns how many tasks are outstanding, at some moment during the call; with SubtractDead without those of
 // processes whose death was noticed.
 func (w *WaitGroup) Count() int {
-	if w.policy.Load()&^groupUnsettled == uint32(SubtractDead) && w.count.Load() != 0 {
+	if w.policy.Load() == uint32(SubtractDead) && w.count.Load() != 0 {
 		if a, err := w.begin("count"); err == nil {
 			a.settle()
 			a.end()
 		}
 	}
-	return int(max(w.count.Load(), 0))
+	return int(w.count.Load())
 }
 
 // Add adds n tasks, which this process answers for; with n below 0 it is as many calls of Done. It panics with a
-// [*MisuseError], and changes nothing, if there would be fewer than none outstanding, or 1<<31. As long as any is
+// [*MisuseError], and changes nothing, if there would be fewer than none outstanding, or 1<<27. As long as any is
 // outstanding anybody may add; when none is, add before those can call Wait that are to wait for them. It panics with
 // an error that is [shm.ErrNoSpace] if the region has no room for the holdings of this process, or [shm.ErrClosed].
 func (w *WaitGroup) Add(n int) {
@@ -109,11 +108,11 @@ func (w *WaitGroup) Add(n int) {
 	if err != nil {
 		panic(err)
 	}
-	if count := w.count.Load(); int64(n) > maxOutstanding-count {
+	if count := w.count.Load(); int64(n) > maxOutstanding-int64(count) {
 		err = &MisuseError{What: fmt.Sprintf("add %d tasks to %d outstanding", n, count)}
-	} else if err = a.answer(holdingAdded, int64(n)); err == nil {
+	} else if err = a.answer(holdingAdded, uint32(n)); err == nil {
 		crash("answers for tasks")
-		w.count.Store(count + int64(n)) // a kill before: as if there had been no Add
+		w.count.Store(count + uint32(n)) // a kill before: as if there had been no Add
 		crash("added tasks")
 	}
 	a.must(err)
@@ -131,41 +130,32 @@ func (w *WaitGroup) done(n int64) {
 	if err != nil {
 		panic(err)
 	}
-	count, own := w.count.Load(), a.answers()
-	switch {
-	case n > count:
-		err = &MisuseError{What: fmt.Sprintf("done with %d tasks of %d outstanding", n, max(count, 0))}
-	case n <= own:
-		w.count.Store(count - n)
+	if count := w.count.Load(); n > int64(count) {
+		err = &MisuseError{What: fmt.Sprintf("done with %d tasks of %d outstanding", n, count)}
+	} else {
+		own := min(a.answers(), uint32(n))
+		a.doneForOthers(uint32(n) - own)
+		w.count.Store(w.count.Load() - own)
 		crash("done with tasks") // what this process answered for goes with it
-		a.discharge(n)
-	default:
-		a.unsettle()
-		w.count.Store(count - n)
-		crash("done with tasks of others")
 		a.discharge(own)
-		a.settle() // others do not answer for them any more
 	}
 	a.must(err)
 }
 
-// Take says that this process answers from now on for n of the outstanding tasks, which others have added, have
-// left, or have died over. It panics with a [*MisuseError], and changes nothing, if there are not so many that nobody
-// has taken; and as Add does.
+// Take says that this process answers from now on for n of the outstanding tasks: those that were added and nobody
+// has taken, its own first, and then, if there are no such any more, those that the dead have left. It panics with a [*MisuseError], and changes nothing, if there are not so many that nobody
+// has taken; and as Add does. If the process dies in it, it may be missed for some of the n only.
 func (w *WaitGroup) Take(n int) {
 	a, err := w.begin("take")
 	if err != nil {
 		panic(err)
 	}
 	_, taken := a.sum()
-	if free := w.count.Load() - taken; n < 1 || int64(n) > free {
+	if free := int64(w.count.Load()) - int64(taken); n < 1 || int64(n) > free {
 		err = &MisuseError{What: fmt.Sprintf("take %d tasks of %d that nobody has taken", n, max(free, 0))}
-	} else {
-		a.unsettle()
-		if err = a.answer(holdingTaken, int64(n)); err == nil {
-			crash("took tasks")
-		}
-		a.settle() // nor do those answer for them that did
+	} else if err = a.answer(holdingTaken, uint32(n)); err == nil {
+		crash("took tasks") // answered for twice; a kill here, and they are again as if not taken
+		a.takeOver(uint32(n))
 	}
 	a.must(err)
 }
@@ -178,11 +168,9 @@ func (w *WaitGroup) Leave() {
 		panic(err)
 	}
 	if n := a.answers(); n > 0 {
-		a.unsettle()
-		w.rest.Store(max(w.rest.Load(), 0) + n)
-		crash("left tasks")
+		w.rest.Store(w.rest.Load() + n)
+		crash("left tasks") // answered for twice; not after a kill
 		a.discharge(n)
-		a.settle()
 	}
 	a.must(nil)
 }
@@ -232,10 +220,10 @@ type answering struct {
 	offset shm.Offset
 	slot   int
 	slots  bool // processes can be told apart, and missed
-	before int64
+	before uint32
 }
 
-// begin takes mu, and settles what a process has left that died with it.
+// begin takes mu, and finishes what a process has left that died with it.
 func (w *WaitGroup) begin(what string) (a answering, err error) {
 	a.w = w
 	if a.region, a.offset, err = locate(w, what); err != nil {
@@ -250,19 +238,8 @@ func (w *WaitGroup) begin(what string) (a answering, err error) {
 		return a, err
 	}
 	a.before = w.count.Load()
-	if w.policy.Load()&groupUnsettled != 0 {
-		a.settle()
-	}
+	a.finish()
 	return a, nil
-}
-
-// unsettle says, before a step that leaves something answered for twice, that settle is to follow.
-func (a *answering) unsettle() {
-	if !a.slots {
-		return
-	}
-	a.w.policy.Or(groupUnsettled)
-	crash("unsettled")
 }
 
 // end gives mu back, and lets those go on who wait if no task is outstanding any more. One who dies over it leaves
@@ -298,12 +275,13 @@ func (a *answering) must(err error) {
 	}
 }
 
-func positive(h *shm.Holding, word int) int64 { return max(int64(h.Words[word].Load()), 0) }
+// tasksIn returns how many tasks a word of a holding stands for.
+func tasksIn(h *shm.Holding, word int) uint32 { return uint32(h.Words[word].Load()) & maxOutstanding }
 
 // answers returns how many tasks this process answers for.
-func (a *answering) answers() int64 {
+func (a *answering) answers() uint32 {
 	if h := a.own(); h != nil {
-		return positive(h, holdingAdded) + positive(h, holdingTaken)
+		return tasksIn(h, holdingAdded) + tasksIn(h, holdingTaken)
 	}
 	return 0
 }
@@ -320,7 +298,7 @@ func (a *answering) own() (own *shm.Holding) {
 }
 
 // answer adds n to a word of this process' holding.
-func (a *answering) answer(word int, n int64) error {
+func (a *answering) answer(word int, n uint32) error {
 	if !a.slots {
 		return nil
 	}
@@ -340,11 +318,11 @@ func (a *answering) answer(word int, n int64) error {
 }
 
 // discharge takes n off what this process answers for, as far as it does, and off what it has taken first.
-func (a *answering) discharge(n int64) {
-	if h := a.own(); h != nil {
+func (a *answering) discharge(n uint32) {
+	if h := a.own(); h != nil && n > 0 {
 		for _, word := range [...]int{holdingTaken, holdingAdded} {
-			k := min(n, positive(h, word))
-			h.Words[word].Store(uint64(positive(h, word) - k))
+			k := min(n, tasksIn(h, word))
+			h.Words[word].Store(uint64(tasksIn(h, word) - k))
 			n -= k
 			crash("answers for less")
 		}
@@ -372,63 +350,135 @@ func (a *answering) each(look func(h *shm.Holding)) {
 }
 
 // sum returns how many tasks are answered for by nobody, by those who added them, or by those who took them.
-func (a *answering) sum() (added, taken int64) {
-	added = max(a.w.rest.Load(), 0)
+func (a *answering) sum() (added, taken uint32) {
+	added = a.w.rest.Load()
 	a.each(func(h *shm.Holding) {
-		added += positive(h, holdingAdded)
-		taken += positive(h, holdingTaken)
+		added += tasksIn(h, holdingAdded)
+		taken += tasksIn(h, holdingTaken)
 	})
 	return added, taken
 }
 
-// lostOf returns how many of count tasks the dead have answered for: those that the living do not. Every step
-// leaves no fewer answered for than are outstanding, whatever kills its process; only a death takes from them.
-func lostOf(count, added, taken int64) int64 { return max(count-added-taken, 0) }
+// lostOf returns how many of count tasks the dead have answered for: those that the living do not. Every step leaves
+// no fewer answered for than are outstanding, whatever kills its process; only a death takes from them.
+func lostOf(count, added, taken uint32) uint32 { return count - min(count, added+taken) }
 
-// tooMany returns how many of the tasks that were added are answered for twice: because they are done, or others
-// have taken them.
-func tooMany(count, added, taken int64) int64 { return min(max(added+taken-count, 0), added) }
-
-// settle takes off what is answered for twice: of this process, then of nobody's, then of others'. With SubtractDead
-// what is lost is done, otherwise settle returns how much that is.
-func (a *answering) settle() (lost int64) {
+// settle returns how many tasks are lost. With SubtractDead they are done.
+func (a *answering) settle() (lost uint32) {
 	if !a.slots {
 		return 0
 	}
 	added, taken := a.sum()
 	count := a.w.count.Load()
 	lost = lostOf(count, added, taken)
-	if lost > 0 && a.w.policy.Load()&^groupUnsettled == uint32(SubtractDead) {
+	if lost > 0 && a.w.policy.Load() == uint32(SubtractDead) {
 		a.w.count.Store(count - lost)
 		crash("subtracted the dead")
 		lost = 0
 	}
-	k := tooMany(count, added, taken)
-	take := func(w *atomic.Uint64) {
-		n := min(k, max(int64(w.Load()), 0))
-		if n > 0 {
-			w.Store(w.Load() - uint64(n))
-			k -= n
-			crash("took off what was answered for twice")
+	return lost
+}
+
+// adders calls take with what answers for tasks that were added and not taken, until it returns false: at first this
+// process, then what nobody answers for, then the others. A nil holding is nobody's.
+func (a *answering) adders(take func(h *shm.Holding, slot int, n uint32) bool) {
+	own := a.own()
+	if own != nil && tasksIn(own, holdingAdded) > 0 && !take(own, a.slot, tasksIn(own, holdingAdded)) {
+		return
+	}
+	if n := a.w.rest.Load(); n > 0 && !take(nil, shm.Slots, n) {
+		return
+	}
+	for slot := range shm.Slots {
+		if h := a.holding(slot); h != nil && h != own && tasksIn(h, holdingAdded) > 0 && !take(h, slot, tasksIn(h, holdingAdded)) {
+			return
 		}
 	}
-	if h := a.own(); h != nil && k > 0 {
-		take(&h.Words[holdingAdded])
+}
+
+// holding returns the holding of a slot that answers for tasks, or nil.
+func (a *answering) holding(slot int) *shm.Holding {
+	if !a.slots || !a.w.users.has(slot) {
+		return nil
 	}
-	if n := min(k, max(a.w.rest.Load(), 0)); n > 0 {
-		a.w.rest.Add(-n)
-		k -= n
-		crash("took off what nobody answers for")
+	if _, h := a.region.Share(slot, a.offset); h != nil && h.Word.Load() == shm.HoldingKey(a.offset)|1 {
+		return h
 	}
-	if k > 0 {
-		a.each(func(h *shm.Holding) {
-			take(&h.Words[holdingAdded])
-			a.tidy(h)
+	return nil
+}
+
+// takeOver takes n off what is answered for because it was added.
+func (a *answering) takeOver(n uint32) {
+	if n == 0 || !a.slots {
+		return
+	}
+	a.adders(func(h *shm.Holding, _ int, has uint32) bool {
+		k := min(n, has)
+		n -= k
+		a.setAdded(h, has-k)
+		crash("took tasks over")
+		return n > 0
+	})
+}
+
+func (a *answering) setAdded(h *shm.Holding, n uint32) {
+	if h == nil {
+		a.w.rest.Store(n)
+		return
+	}
+	h.Words[holdingAdded].Store(uint64(n))
+	a.tidy(h)
+}
+
+// The intent of a Done of tasks that another process, or nobody, answers for because they were added:
+//
+//	63  62    54 53        27 26    0
+//	| 1 | slot  | they answer | count |
+//
+// It is stored first. So if this process dies before both are stored, whoever comes next stores them: otherwise the
+// task would be answered for twice, and the loss of another one not be noticed.
+func intentOf(slot int, added, count uint32) uint64 {
+	return 1<<63 | uint64(slot)<<54 | uint64(added)<<27 | uint64(count)
+}
+
+// doneForOthers is done with n tasks that this process does not answer for: with those that were added, as far as there
+// are such, and with those that were taken, or lost.
+func (a *answering) doneForOthers(n uint32) {
+	if a.slots && n > 0 {
+		a.adders(func(h *shm.Holding, slot int, has uint32) bool {
+			if slot == a.slot {
+				return true
+			}
+			k := min(n, has)
+			n -= k
+			a.w.intent.Store(intentOf(slot, has-k, a.w.count.Load()-k))
+			crash("is about to be done with others' tasks")
+			a.finish()
+			return n > 0
 		})
 	}
-	if a.w.policy.Load()&groupUnsettled != 0 {
-		crash("about to be settled")
-		a.w.policy.And(^uint32(groupUnsettled))
+	if n > 0 {
+		a.w.count.Store(a.w.count.Load() - n)
+		crash("done with tasks that others have taken")
 	}
-	return lost
+}
+
+// finish does what is intended.
+func (a *answering) finish() {
+	v := a.w.intent.Load()
+	if v == 0 {
+		return
+	}
+	slot := int(v >> 54 & (2*shm.Slots - 1))
+	added := uint32(v>>27) & maxOutstanding
+	if slot == shm.Slots {
+		a.setAdded(nil, added)
+	} else if h := a.holding(slot); h != nil { // else it has died: its share is gone
+		a.setAdded(h, added)
+	}
+	crash("others answer for less")
+	a.w.count.Store(uint32(v) & maxOutstanding)
+	crash("done with others' tasks")
+	a.w.intent.Store(0)
+	crash("did what was intended")
 }
