@@ -19,6 +19,9 @@
 //	Handoffs    two parties that pass locks forth and back, waiting each time
 //	RoundTrips  two parties that signal each other through a condition variable
 //	Syscalls    system calls of each call of a Mutex that nobody else wants
+//	Permits     semaphores and wait groups that nobody else wants, beside a Mutex
+//	Lending     many processes that take permits of one semaphore
+//	PingPong    two processes that wake each other through semaphores
 //
 // # What the figures mean
 //

@@ -10,7 +10,9 @@ import (
 // What does a permit cost that nobody else wants, beside a lock?
 func BenchmarkPermits(b *testing.B) {
 	res := must[*bench.PermitsResult](b)(bench.Permits{Batches: 200, Rounds: max(1, min(b.N, 20_000))}.Run(b.Context()))
-	ns := func(d interface{ Nanoseconds() int64 }) float64 { return float64(d.Nanoseconds()) / float64(res.Rounds) }
+	ns := func(d interface{ Nanoseconds() int64 }) float64 {
+		return float64(d.Nanoseconds()) / float64(res.Rounds)
+	}
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(ns(res.Mutex), "mutex-ns")
 	b.ReportMetric(ns(res.Semaphore), "semaphore-ns")

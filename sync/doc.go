@@ -244,6 +244,59 @@
 // more than a moment. A process has many goroutines, and the one that waits need not be the one that holds:
 // a cycle is a hint, and nothing is done about it.
 //
+// # Semaphore
+//
+// A [Semaphore] must never hand out more than it has, and get back what the dead had, exactly, wherever they died. So
+// nothing is stored twice: what a process has taken out stands in one word of its holding (see package shm), its stake,
+// and dies with it; what is free is the limit less the sum of the stakes, added up by whoever needs to know.
+//
+//	                     mu held, free ≥ n
+//	FREE ────────────────────────────────────────> IN USE (of a process)
+//	 ^ ^                                             │  ^
+//	 │ └── mu held, somebody waits (S) ──────────────┤  │ own process,
+//	 │                                 nobody waits  v  │ one CAS
+//	 └──── mu held, another process needs it ────── IDLE (of that process)
+//
+// The sum grows only in sections of a robust Mutex, by one compare-and-swap each: before it the permit is free, after
+// it a kill gives it back with the stake. There is no second store that could be missing, so there is nothing to repair
+// after a death in a section. Outside of sections a process only moves permits of its own between in use and idle; that
+// is the fast path. It is told to stop by a flag in the same word, S: whoever is to wait takes the idle permits of
+// all stakes and sets S, each by one compare-and-swap, and from then on what is returned is returned in a section,
+// where he is seen. The key of the object stands in the word too, so a stake that was given up, and its holding used
+// for another object, is not mistaken. A process finds its stake in a table by the semaphore's address; a bit in the
+// semaphore says whether the stake counts: one of another semaphore that lay there before does not.
+//
+// One goroutine of a process waits with a claim in the holding: a ticket, and how many permits it needs. The others
+// queue in a lock of the process' own. Whoever makes enough free for the oldest claim calls it: one process is woken
+// for what it can have, not all. Who is served or gives up calls the next. For a millisecond a claim is patient, and
+// whoever runs may take what is free, which is what a semaphore of short uses lives on; from then on it is first come,
+// first served, so a large request is not starved. A claim dies with its process too; a waiter sleeps by the region's
+// count of deaths besides, and looks for deaths every 100 ms.
+//
+// Tried, or thought through and left: a count of what is free beside the stakes, under a robust mutex (two stores for
+// each step, a repair that has to know which is true, and twice two compare-and-swaps and a shared line for each
+// pair); a word that has the count and the owner of the last change (no kill between the two, but a death would have to
+// be found in a history); and a robust lock held by the process whose turn it is (one that closes the region while it
+// waits would hold it until it ends). The ticketed queue follows glibc's and Go's notify lists; that permits stay with
+// their last user until they are needed follows biased locks (Kawachiya, Koseki, Onodera, "Lock Reservation").
+//
+// A [CountingSemaphore] is one word, after Dijkstra, POSIX and glibc. A Release clears W and wakes as many sleepers as it
+// has permits; one that was woken sets W again and, if permits are left, wakes the next, since a second Release may have
+// found W cleared. One that gives up passes the wake-up on.
+//
+// # WaitGroup
+//
+// The tasks of a [WaitGroup] are counted once for all, and for each process that answers for some of them in its
+// holding. No step leaves fewer answered for than are outstanding, wherever its process is killed: Add answers first and
+// counts then, Done counts first, Take answers before others answer for less. So what is missing is what the dead have
+// answered for, and nobody needs to have seen them die. The one step that changes two things of others, a Done of a task that
+// another process answers for, is stored as an intent first and finished by whoever comes next.
+//
+// To the kernel the end of an orderly process and a kill are the same. The rule that tells them apart is who answers: one
+// that ends with nothing to answer for is done, one with tasks is missed. A count of shares in which Done makes
+// the share of a child negative was tried in thought: it works as long as nobody dies, and then nobody can say whose task
+// it was.
+//
 // # Platforms
 //
 // On Linux sleepers sleep in a futex, keyed by file and offset, so that processes may map the region

@@ -67,3 +67,14 @@ func Attached(r *shm.Region) (n int) {
 	}
 	return n
 }
+
+// Answered returns how many tasks are answered for, and how many are outstanding.
+func (w *WaitGroup) Answered() (answered, outstanding int) {
+	a, err := w.begin("look")
+	if err != nil {
+		return 0, 0
+	}
+	defer a.end()
+	added, taken := a.sum()
+	return int(added + taken), int(w.count.Load())
+}
