@@ -70,7 +70,11 @@ sync/race_on.go
 sync/recursive.go
 sync/rwmutex.go
 sync/share.go
+sync/semaphore.go
+sync/stakes.go
+sync/turn.go
 sync/wait.go
+sync/waitgroup.go
 `
 
 // A source is one Go file of the module.
