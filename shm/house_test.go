@@ -69,8 +69,8 @@ sync/once.go
 sync/race_on.go
 sync/recursive.go
 sync/rwmutex.go
-sync/share.go
 sync/semaphore.go
+sync/share.go
 sync/stakes.go
 sync/turn.go
 sync/wait.go

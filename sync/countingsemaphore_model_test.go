@@ -188,7 +188,7 @@ func (m *countModel) run() (int, string) {
 	for i, job := range m.jobs {
 		first.g[i].left = uint8(max(-job, 1))
 	}
-	return explore(first, m.steps, m.check, func(a, b *countState) bool { return a.kills == b.kills && a.cancels == b.cancels })
+	return exploreSame(first, m.steps, m.check, func(a, b *countState) bool { return a.kills == b.kills && a.cancels == b.cancels })
 }
 
 var countConfigs = []countConfig{

@@ -479,7 +479,7 @@ func (m *semModel) check(s *semState) (ended bool, fault string) {
 
 func (m *semModel) run() (int, string) {
 	first := semState{kills: uint8(m.kills), cancels: uint8(m.cancels), drops: uint8(m.drops)}
-	return explore(first, m.steps, func(s *semState) (bool, string) {
+	return exploreSame(first, m.steps, func(s *semState) (bool, string) {
 		if m.fault != "" {
 			return false, m.fault
 		}
@@ -487,10 +487,10 @@ func (m *semModel) run() (int, string) {
 	}, func(a, b *semState) bool { return a.kills == b.kills && a.cancels == b.cancels && a.drops == b.drops })
 }
 
-// explore looks at all states that steps lead to from first. It returns their number, and what is wrong with one of
+// exploreSame looks at all states that steps lead to from first. It returns their number, and what is wrong with one of
 // them, or "". check is called after the steps of a state; same says that a step was nobody's luck: there must be such
 // a step in every state that is no end.
-func explore[S comparable](first S, steps func(S, func(S, string)), check func(*S) (bool, string), same func(a, b *S) bool) (states int, fault string) {
+func exploreSame[S comparable](first S, steps func(S, func(S, string)), check func(*S) (bool, string), same func(a, b *S) bool) (states int, fault string) {
 	number := map[S]int32{first: 0}
 	all, from := []S{first}, []int32{-1}
 	var edges [][2]int32

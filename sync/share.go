@@ -30,8 +30,6 @@ func shareOf(rw *RWMutex) *stdatomic.Pointer[share] {
 	return &shares[uint64(uintptr(unsafe.Pointer(rw)))>>3*0x9e3779b97f4a7c15>>54]
 }
 
-func init() { shm.SetForgetter(forgetShares) }
-
 // forgetShares drops what is known of locks in a range of addresses that is about to be given back.
 func forgetShares(base, size uintptr) {
 	for i := range shares {

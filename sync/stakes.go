@@ -58,16 +58,16 @@ type knownStake struct {
 
 const knownStakes = 1024
 
-// known are the stakes that this process knows. The permits of one that is dropped from the table, and has
+// stakeTable has the stakes that this process knows. The permits of one that is dropped from the table, and has
 // none in use, go back: so not many holdings are taken for idle permits only, and those of a semaphore that
 // exists no more do not stay for ever.
-var known struct {
+var stakeTable struct {
 	mu stdsync.Mutex // of those who change it
 	by [knownStakes]atomic.Pointer[knownStake]
 }
 
 func stakePlace(at uintptr) *atomic.Pointer[knownStake] {
-	return &known.by[uint32(at>>3)*0x9e3779b1>>22]
+	return &stakeTable.by[uint32(at>>3)*0x9e3779b1>>22]
 }
 
 // remember puts a stake into the table.
@@ -77,8 +77,8 @@ func (t *stake) remember(s *Semaphore, slot int) {
 	if k := place.Load(); k != nil && k.at == at && k.stake == *t {
 		return
 	}
-	known.mu.Lock()
-	defer known.mu.Unlock()
+	stakeTable.mu.Lock()
+	defer stakeTable.mu.Unlock()
 	if k := place.Load(); k != nil && k.at != at {
 		k.drop()
 	}
@@ -86,7 +86,7 @@ func (t *stake) remember(s *Semaphore, slot int) {
 }
 
 // drop gives the idle permits back if nothing of the stake is in use. It does not touch the semaphore, which
-// may exist no more. known.mu is held: the memory stays.
+// may exist no more. stakeTable.mu is held: the memory stays.
 func (t *stake) drop() {
 	for {
 		v, ok := t.value()
@@ -99,11 +99,11 @@ func (t *stake) drop() {
 
 // forgetStakes is for addresses that are given back.
 func forgetStakes(base, size uintptr) {
-	known.mu.Lock()
-	defer known.mu.Unlock()
-	for i := range known.by {
-		if k := known.by[i].Load(); k != nil && k.at-base < size {
-			known.by[i].Store(nil)
+	stakeTable.mu.Lock()
+	defer stakeTable.mu.Unlock()
+	for i := range stakeTable.by {
+		if k := stakeTable.by[i].Load(); k != nil && k.at-base < size {
+			stakeTable.by[i].Store(nil)
 		}
 	}
 }

@@ -374,7 +374,7 @@ func (m *groupModel) run() (int, string) {
 	for _, s := range m.scripts {
 		m.total += uint8(strings.Count(s, "A"))
 	}
-	return explore(groupState{kills: uint8(m.kills)}, m.steps, m.check, func(a, b *groupState) bool { return a.kills == b.kills })
+	return exploreSame(groupState{kills: uint8(m.kills)}, m.steps, m.check, func(a, b *groupState) bool { return a.kills == b.kills })
 }
 
 var groupConfigs = []groupConfig{
