@@ -103,6 +103,9 @@ func TestCondAKillBetweenAnyTwoStepsStopsNobody(t *testing.T) {
 			continue
 		}
 		for _, n := range []int{1, 3} {
+			if n > 1 && testing.Short() {
+				break
+			}
 			t.Run(fmt.Sprintf("%s/%d", point, n), func(t *testing.T) {
 				reached[point] = reached[point] // it was tried
 				r, y := newYard(t)
@@ -176,6 +179,20 @@ func TestCondAKillBetweenAnyTwoStepsStopsNobody(t *testing.T) {
 var directed = map[string]func(t *testing.T, r *shm.Region, y *yard, plan string) *proc.Process{
 	"about to be known": func(t *testing.T, r *shm.Region, y *yard, plan string) *proc.Process {
 		return startDoomed(t, r, plan, 0)
+	},
+	// One gives up, and nobody has signalled.
+	"left the line": func(t *testing.T, r *shm.Region, y *yard, plan string) *proc.Process {
+		p := startDoomed(t, r, plan, 20*time.Millisecond)
+		y.arrive(t, 1)
+		y.mu.Unlock()
+		until(t, "it is dead, or has given up", func() bool {
+			if err := y.mu.LockRepaired(context.Background(), mendYard(y)); err != nil {
+				t.Fatal(err)
+			}
+			defer y.mu.Unlock()
+			return !p.Alive() || y.gone > 0
+		})
+		return p
 	},
 	"paid": func(t *testing.T, r *shm.Region, y *yard, plan string) *proc.Process {
 		p := startDoomed(t, r, plan, 0)
