@@ -42,9 +42,15 @@ const (
 // Features of a region. A program that does not know an incompatible one refuses the region.
 const (
 	featureLanes = 1 << 0 // operations are logged in lanes: only programs that can replay them may take locks over
-
-	knownFeatures = 0 // no recoverer replays lanes yet
 )
+
+// knownFeatures are the incompatible features that this program knows.
+func knownFeatures() uint64 {
+	if theRecoverer() != nil {
+		return featureLanes
+	}
+	return 0
+}
 
 const flagContinueAfterDeath = 1 << 0
 
@@ -141,8 +147,10 @@ func (h *header) check(where string, fileSize uint64) error {
 		return other("made by a %d-bit program, this one is a %d-bit one", 8*h.wordSize, 8*wordSize)
 	case h.checksum != h.sum():
 		return corrupt("header checksum %#x, computed %#x", h.checksum, h.sum())
-	case h.incompatible&^knownFeatures != 0:
-		return other("needs features %#x that this program does not have", h.incompatible&^knownFeatures)
+	case h.incompatible&^(knownFeatures()|featureLanes) != 0:
+		return other("needs features %#x that this program does not have", h.incompatible&^knownFeatures())
+	case h.incompatible&^knownFeatures() != 0:
+		return other("its operations are logged, and this program cannot undo those of the dead; link it with package containers")
 	case h.slotCount != slotCount, h.slotSize != slotSize, h.holdingSize != holdingSize:
 		return corrupt("%d slots of %d and %d bytes", h.slotCount, h.slotSize, h.holdingSize)
 	case h.nameLen > maxName:

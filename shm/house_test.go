@@ -50,7 +50,14 @@ var outside = map[string][]string{
 // shm.At does.
 const unsafeFiles = `
 containers/copywords.go
+containers/internal/blocks/layout.go
 containers/internal/heap/heap.go
+containers/internal/txn/lane.go
+containers/internal/txn/layout.go
+containers/internal/txn/operation.go
+containers/internal/txn/store.go
+containers/internal/txn/store_atomic.go
+containers/internal/txn/store_plain.go
 containers/manager.go
 containers/object.go
 shm/bell_linux.go

@@ -29,6 +29,7 @@ type mapping struct {
 	seed     uint64
 	readOnly bool
 	forgive  bool // ContinueAfterDeath
+	logged   bool // featureLanes
 	log      *slog.Logger
 
 	file *os.File    // mapped; asked about the slots of others; handed out by File

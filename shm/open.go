@@ -209,6 +209,8 @@ func (m *mapping) format(o *options) {
 	if m.forgive {
 		h.flags |= flagContinueAfterDeath
 	}
+	h.incompatible = knownFeatures()
+	m.logged = h.incompatible&featureLanes != 0
 	h.id, h.limit, h.hashSeed = m.id, m.limit, m.seed
 	h.created, h.creator = time.Now().UnixNano(), uint64(self)
 	h.slotCount, h.slotSize, h.holdingSize = slotCount, slotSize, holdingSize
@@ -315,6 +317,7 @@ func attachFile(o *options, f *os.File, name, path, where string) (*Region, erro
 	m := newMapping(o, h.id, h.limit)
 	m.name, m.path, m.file, m.info = name, path, f, info
 	m.forgive, m.seed, m.readOnly = h.flags&flagContinueAfterDeath != 0, h.hashSeed, o.readOnly
+	m.logged = h.incompatible&featureLanes != 0
 	m.end.Store(h.size.Load())
 	if err := m.fillHoles(h, where); err != nil {
 		return fail(err)

@@ -1,0 +1,177 @@
+package blocks
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/shmkit/shmkit/containers/internal/txn"
+	"github.com/shmkit/shmkit/shm"
+)
+
+// What lanes need of the heap: see [txn.Blocks].
+
+var _ txn.Blocks = (*Heap)(nil)
+
+// A magazine is the part of a lane that keeps blocks of one class for the next operations there. Blocks in it are idle, and in no
+// mask. The last one to come is the first to go.
+type magazine struct {
+	n     *atomic.Uint64  // how many there are
+	slots []atomic.Uint64 // their offsets
+}
+
+func magazineOf(l *txn.Lane, c int) magazine {
+	words, k := l.Private(), &classes[c]
+	return magazine{&words[c], words[k.at : k.at+int(k.capacity)]}
+}
+
+// count returns how many blocks there are.
+func (m *magazine) count() (uint64, error) {
+	n := m.n.Load()
+	if n > uint64(len(m.slots)) {
+		return 0, fmt.Errorf("heap: magazine with %d blocks, %d fit: %w", n, len(m.slots), shm.ErrCorrupt)
+	}
+	return n, nil
+}
+
+// laneWord returns the word that has the offset of a lane's memory, or of a slot's control lines.
+func (p *Heap) laneWord(slot, lane int) (*atomic.Uint64, error) {
+	if slot < shm.Slots && lane == laneLines {
+		return p.r.Lanes(slot), nil
+	}
+	if slot < shm.Slots && lane < txn.MaxLanes {
+		if w, err := txn.MemoryWord(p.r, slot, lane); w != nil || err != nil {
+			return w, err
+		}
+	}
+	return nil, fmt.Errorf("heap: memory for lane %d of slot %d: %w", lane, slot, shm.ErrCorrupt)
+}
+
+// laneOf returns which lane's memory begins at a page of that kind.
+func laneOf(kind uint64) (slot, lane int) {
+	return int(numberOf(kind) >> 16 & 0xffff), int(numberOf(kind) >> 32)
+}
+
+// Lines makes control lines for a slot: see [txn.Blocks].
+func (p *Heap) Lines(slot int) error { return p.bootPages(txn.LinesSize/pageSize, slot, laneLines) }
+
+// Memory makes the memory of a lane: see [txn.Blocks].
+func (p *Heap) Memory(slot, lane int) error { return p.bootPages(txn.MemorySize/pageSize, slot, lane) }
+
+// take takes a block of class c out of the magazine of l, and notes it in the operation there.
+func (p *Heap) take(l *txn.Lane, c int) (uint64, error) {
+	m := magazineOf(l, c)
+	n, err := m.count()
+	if err != nil {
+		return 0, err
+	}
+	if n == 0 {
+		if err := p.fill(l, c); err != nil {
+			return 0, err
+		}
+		n = m.n.Load()
+	}
+	if n == 0 || n > uint64(len(m.slots)) {
+		return 0, fmt.Errorf("heap: magazine with %d blocks after it was filled: %w", n, shm.ErrCorrupt)
+	}
+	off := m.slots[n-1].Load()
+	at, ok := p.find(off)
+	if !ok || txn.GetByte(at.state) != byte(c+1) {
+		return 0, fmt.Errorf("heap: magazine has offset %d, which is no idle block of %d bytes: %w", off, classes[c].size, shm.ErrCorrupt)
+	}
+	if err := l.Took(shm.Offset(off), n); err != nil {
+		return 0, err
+	}
+	// crash here, and from here on: Taken
+	txn.Put(m.n, n-1)
+	txn.PutByte(at.state, byte(c+1)|stateLive)
+	return off, nil
+}
+
+// Taken settles the taking of a block: see [txn.Blocks]. The state is the last that take stores, so a block that is not live is still
+// where it was.
+func (p *Heap) Taken(l *txn.Lane, e txn.Entry) (bool, error) {
+	at, ok := p.find(uint64(e.At))
+	if !ok {
+		return false, p.noBlock("taken", uint64(e.At))
+	}
+	if at.live() {
+		return true, nil // runs are taken by an inner operation, with the entry
+	}
+	m := magazineOf(l, classOf(at.kind))
+	if n := m.n.Load(); e.Val == 0 || e.Val > uint64(len(m.slots)) || n != e.Val && n != e.Val-1 || m.slots[e.Val-1].Load() != at.off {
+		return false, p.noBlock("taken", at.off)
+	}
+	txn.Put(m.n, e.Val)
+	return false, nil
+}
+
+// Give gives a live block back: see [txn.Blocks].
+func (p *Heap) Give(l *txn.Lane, e txn.Entry, next uint64) error {
+	at, ok := p.find(uint64(e.At))
+	if !ok || !at.live() {
+		return p.noBlock("free", uint64(e.At))
+	}
+	if kindOf(at.kind) == pageRun {
+		return p.giveRun(l, at, next)
+	}
+	c := classOf(at.kind)
+	m := magazineOf(l, c)
+	n, err := m.count()
+	if err != nil {
+		return err
+	}
+	if n == uint64(len(m.slots)) {
+		if err := p.drain(l, l, c, n/2); err != nil {
+			return err
+		}
+		n = m.n.Load()
+	}
+	if c == objectClass {
+		if err := p.disown(at.off); err != nil {
+			return err
+		}
+	}
+	txn.Put(&m.slots[n], at.off)
+	txn.PutByte(at.state, byte(c+1))
+	// crash here, and after the next: Given
+	txn.Put(m.n, n+1)
+	l.Step(next)
+	return nil
+}
+
+// Given settles the return of a block: see [txn.Blocks]. One that is idle, and not counted in the magazine yet, lies behind its end.
+func (p *Heap) Given(l *txn.Lane, e txn.Entry) (bool, error) {
+	at, ok := p.find(uint64(e.At))
+	if !ok {
+		return false, p.noBlock("free", uint64(e.At))
+	}
+	if at.live() {
+		return false, nil
+	}
+	m := magazineOf(l, classOf(at.kind))
+	n, err := m.count()
+	switch {
+	case err != nil:
+		return false, err
+	case n > 0 && m.slots[n-1].Load() == at.off:
+		return true, nil
+	case n < uint64(len(m.slots)) && m.slots[n].Load() == at.off:
+		txn.Put(m.n, n+1)
+		return true, nil
+	}
+	return false, p.noBlock("free", at.off)
+}
+
+// Empty gives back what the magazines of a dead process' lane hold: see [txn.Blocks].
+func (p *Heap) Empty(op, l *txn.Lane) error {
+	for c := range classes {
+		if err := p.drain(op, l, c, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Heap) noBlock(what string, off uint64) error {
+	return fmt.Errorf("heap: %s offset %d, which is no block: %w", what, off, shm.ErrCorrupt)
+}

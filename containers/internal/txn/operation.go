@@ -1,0 +1,249 @@
+package txn
+
+import (
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/shmkit/shmkit/shm"
+)
+
+// The outer log: what an operation says while it runs.
+
+// offset returns the offset of a word of the region.
+func (l *Lane) offset(p *atomic.Uint64) uint64 {
+	off, ok := l.r.OffsetOf(unsafe.Pointer(p))
+	if !ok {
+		panic("txn: a word outside the region")
+	}
+	return uint64(off)
+}
+
+// step stores the control word. What l knows of it follows: a panic in between finds both as they were.
+func (l *Lane) step(next uint64) {
+	Put(&l.line.word, next)
+	l.word = next
+}
+
+// note appends an entry.
+func (l *Lane) note(at, val uint64) error {
+	n := entriesOf(l.word)
+	if n >= outerEntries {
+		return fmt.Errorf("%d entries: %w", n, ErrLogFull)
+	}
+	e := &l.mem.outer[n]
+	Put(&e.at, at)
+	Put(&e.val, val)
+	// crash here: the entry does not count
+	l.step(noted(l.word))
+	return nil
+}
+
+// Set stores v at p, and the old value again if the operation does not end with Commit. A lock guards p that the caller holds
+// until then.
+func (l *Lane) Set(p *atomic.Uint64, v uint64) error {
+	if err := l.note(l.offset(p)|kindWord, p.Load()); err != nil {
+		return err
+	}
+	Put(p, v)
+	return nil
+}
+
+// Later stores v at p when the operation is committed, before Commit returns; so nobody sees it who could see it undone.
+// A lock guards p that the caller holds until then.
+func (l *Lane) Later(p *atomic.Uint64, v uint64) error {
+	n := entriesOf(l.word)
+	if err := l.note(l.offset(p)|kindLater, v); err != nil {
+		return err
+	}
+	if l.later < 0 {
+		l.later = n
+	}
+	return nil
+}
+
+// Took notes that the operation is about to take a block, which goes back if it does not end with Commit.
+func (l *Lane) Took(off shm.Offset, val uint64) error {
+	n := entriesOf(l.word)
+	if err := l.note(uint64(off)|kindTook, val); err != nil {
+		return err
+	}
+	if l.took < 0 {
+		l.took = n
+	}
+	return nil
+}
+
+// Take is Took inside an inner operation: the entry counts when that is committed.
+func (l *Lane) Take(off shm.Offset, val uint64) error {
+	n := entriesOf(l.word)
+	if n >= outerEntries {
+		return fmt.Errorf("%d entries: %w", n, ErrLogFull)
+	}
+	e := &l.mem.outer[n]
+	Put(&e.at, uint64(off)|kindTook)
+	Put(&e.val, val)
+	return l.Inner(&l.line.word, noted(l.word))
+}
+
+// Taking tells l that the inner operation with Take was committed.
+func (l *Lane) Taking() {
+	if l.took < 0 {
+		l.took = entriesOf(l.word)
+	}
+	l.word = noted(l.word)
+}
+
+// Free gives the block at off back when the operation is committed and its locks are released.
+func (l *Lane) Free(off shm.Offset, val uint64) error {
+	n := entriesOf(l.word)
+	for i := l.free; i >= 0 && i < n; i++ {
+		if l.mem.outer[i].at.Load() == uint64(off)|kindFree {
+			return fmt.Errorf("offset %d is freed twice in one operation: %w", off, shm.ErrCorrupt)
+		}
+	}
+	if err := l.note(uint64(off)|kindFree, val); err != nil {
+		return err
+	}
+	if l.free < 0 {
+		l.free = n
+	}
+	return nil
+}
+
+// Commit makes the operation happen, by one store. The caller releases its locks then, before Leave, which gives back what was freed.
+func (l *Lane) Commit() {
+	if phaseOf(l.word) != phaseActive {
+		return // nothing was logged
+	}
+	l.step(committed(l.word, l.later >= 0, l.free))
+	if phaseOf(l.word) == phaseRedoing {
+		l.redo()
+	}
+	if phaseOf(l.word) == phaseIdle {
+		l.fresh(l.word)
+	}
+}
+
+// redo stores the later words of the operation.
+func (l *Lane) redo() {
+	for i := l.later; i < entriesOf(l.word); i++ {
+		if kind, e := l.mem.outer[i].load(); kind == kindLater {
+			if p, err := shm.At[atomic.Uint64](l.r, e.At); err == nil { // it was inside when it was noted
+				Put(p, e.Val)
+			}
+		}
+	}
+	// crash here: stored again, under the same locks
+	l.step(redone(l.word, l.free))
+}
+
+// Rollback undoes the operation, and gives back what it took.
+func (l *Lane) Rollback() error { return l.clear() }
+
+// FreeOne gives one block back, in an operation that does nothing else.
+func (l *Lane) FreeOne(off shm.Offset, val uint64) error {
+	e := &l.mem.outer[0]
+	Put(&e.at, uint64(off)|kindFree)
+	Put(&e.val, val)
+	l.step(control(turnOf(l.word), phaseFreeing, 1, 0))
+	next := ended(l.word)
+	if err := l.blocks.Give(l, Entry{off, val}, next); err != nil {
+		return err
+	}
+	l.word = next
+	return nil
+}
+
+// Idle reports whether l is in no operation.
+func (l *Lane) Idle() bool { return phaseOf(l.word) == phaseIdle && l.inner == 0 }
+
+// The inner log.
+
+// Inner stores v at p, and the old value again if the inner operation does not end with CommitInner. A lock guards p that the
+// caller holds until then, or p is of the lane.
+func (l *Lane) Inner(p *atomic.Uint64, v uint64) error {
+	if err := l.noteInner(l.offset(p)|kindWord, p.Load()); err != nil {
+		return err
+	}
+	Put(p, v)
+	return nil
+}
+
+// InnerBits sets or clears n bits from the first one on, counted from the word at bits. All were the other way.
+func (l *Lane) InnerBits(bits *atomic.Uint64, first, n uint64, set bool) error {
+	kind := uint64(kindSet) // undoes a clear
+	if set {
+		kind = kindClear
+	}
+	if err := l.noteInner(l.offset(bits)|kind, first<<32|n); err != nil {
+		return err
+	}
+	PutBits(bits, first, n, set)
+	return nil
+}
+
+func (l *Lane) noteInner(at, val uint64) error {
+	if l.inner >= innerEntries {
+		return fmt.Errorf("%d inner entries: %w", l.inner, ErrLogFull)
+	}
+	e := &l.mem.inner[l.inner]
+	Put(&e.at, at)
+	Put(&e.val, val)
+	Put(&l.line.inner, uint64(l.inner)+1)
+	l.inner++
+	return nil
+}
+
+// InnerRoom returns how many more entries the inner log takes.
+func (l *Lane) InnerRoom() int { return innerEntries - l.inner }
+
+// CommitInner makes the inner operation happen, by one store. Its locks are still held.
+func (l *Lane) CommitInner() {
+	if l.inner != 0 {
+		Put(&l.line.inner, 0)
+		l.inner = 0
+	}
+}
+
+// UndoInner undoes the inner operation. Its locks are still held.
+func (l *Lane) UndoInner() error {
+	n := l.line.inner.Load()
+	if n > innerEntries {
+		return l.corrupt("inner entries", n)
+	}
+	if n > 0 {
+		for i := int(n) - 1; i >= 0; i-- {
+			kind, e := l.mem.inner[i].load()
+			if err := l.restore(kind, e); err != nil {
+				return err
+			}
+		}
+		// crash here: undone again
+		Put(&l.line.inner, 0)
+	}
+	l.inner = 0
+	return nil
+}
+
+// PutBits stores bits in ascending order, each word once.
+func PutBits(bits *atomic.Uint64, first, n uint64, set bool) {
+	for n > 0 {
+		i, b := first/64, first%64
+		k := min(64-b, n)
+		mask := (^uint64(0) >> (64 - k)) << b
+		w := (*atomic.Uint64)(unsafe.Add(unsafe.Pointer(bits), 8*i))
+		v := w.Load() &^ mask
+		if set {
+			v |= mask
+		}
+		Put(w, v)
+		first, n = first+k, n-k
+	}
+}
+
+// Step stores the control word that [Blocks.Give] was told to store.
+func (l *Lane) Step(next uint64) { l.step(next) }
+
+// StepInner does so as part of an inner operation.
+func (l *Lane) StepInner(next uint64) error { return l.Inner(&l.line.word, next) }

@@ -1,0 +1,50 @@
+package txn
+
+import (
+	"sync/atomic"
+	"unsafe"
+)
+
+// Stores that recovery relies on. The compiler must emit each of them, as one instruction for all bytes of the word,
+// and in the order of the source. It may not know that somebody looks: it drops a store that another one
+// overwrites in the same basic block, and joins stores to neighbours. So between any two stores there is a load
+// and a branch, which ask for the tests' hook, and which no store moves across. Where words are plain stores, and
+// how they are made elsewhere, is in store_plain.go and store_atomic.go; a test reads the machine code.
+
+// OnStore, if set, is called before each store to shared memory with where it goes. Tests set it, while nothing
+// else runs; they look at the memory, or end the operation there.
+var OnStore func(p unsafe.Pointer, n uintptr)
+
+// Put stores v at p. Nobody else writes there: the caller holds its lock, or it belongs to its lane.
+func Put(p *atomic.Uint64, v uint64) {
+	if OnStore != nil {
+		OnStore(unsafe.Pointer(p), 8)
+	}
+	put(p, v)
+}
+
+// PutByte is Put for a byte, whose neighbours others may write.
+func PutByte(p *byte, v byte) {
+	if OnStore != nil {
+		OnStore(unsafe.Pointer(p), 1)
+	}
+	putByte(p, v)
+}
+
+// Announce tells the tests of n bytes at p that are about to be written in no order: memory that nobody can
+// see, or nobody else reads.
+func Announce(p unsafe.Pointer, n uintptr) {
+	if OnStore != nil {
+		OnStore(p, n)
+	}
+}
+
+// Clear clears b, whose length is a multiple of 8. It is memory that nobody else can see yet, or that others may still read who have no
+// business there any more.
+func Clear(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	Announce(unsafe.Pointer(&b[0]), uintptr(len(b)))
+	clearBytes(b)
+}
