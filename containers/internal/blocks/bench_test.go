@@ -2,6 +2,7 @@ package blocks
 
 import (
 	"math/rand/v2"
+	stdsync "sync"
 	"testing"
 
 	"github.com/shmkit/shmkit/shm"
@@ -76,4 +77,12 @@ func BenchmarkAllocFree(b *testing.B) {
 		}
 		b.ReportMetric(100*float64(u.Used)/float64(10_000*520)-100, "%overhead")
 	})
+}
+
+func BenchmarkYardstick(b *testing.B) {
+	var mu stdsync.Mutex
+	for b.Loop() {
+		mu.Lock()
+		mu.Unlock()
+	}
 }

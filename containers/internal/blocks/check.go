@@ -254,7 +254,7 @@ func (w *walker) used(page, count uint64, d *descriptor, kind uint64) (n uint64,
 		if !ok || !at.live() {
 			return 0, bad("run of %d pages at page %d in no live state", n, page)
 		}
-		w.live = append(w.live, foundBlock{off: at.off, size: n * pageSize})
+		w.live = append(w.live, foundBlock{off: p.offsetOf(page), size: n * pageSize})
 		w.u.Live += n * pageSize
 		w.u.LiveBlocks++
 	case pageMeta:

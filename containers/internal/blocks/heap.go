@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
@@ -20,12 +21,13 @@ var releaseMin uint64 = 1 << 20
 type Heap struct {
 	r     *shm.Region
 	h     *header
-	base  uint64 // offset of the first page
-	most  uint64 // pages that the region has room for at its largest
+	start unsafe.Pointer // of the region
+	base  uint64         // offset of the first page
+	most  uint64         // pages that the region has room for at its largest
 	lanes *txn.Lanes
 
-	count    atomic.Uint64 // pages that the page table was seen to have, and the region too
-	segments [segmentCount]atomic.Pointer[segment]
+	count    atomic.Uint64               // pages that the page table was seen to have, and the region too
+	segments [32]atomic.Pointer[segment] // the first segmentCount
 }
 
 // Format makes an empty heap with its header at at, which is a multiple of 64, and the data area behind it for blocks. It needs
@@ -68,7 +70,7 @@ func open(r *shm.Region, at shm.Offset, slot int) (*Heap, error) {
 	if at%granule != 0 || h.magic != heapMagic {
 		return nil, fmt.Errorf("heap: no heap at offset %d: %w", at, shm.ErrCorrupt)
 	}
-	p := &Heap{r: r, h: h, base: base, most: most}
+	p := &Heap{r: r, h: h, start: unsafe.Add(unsafe.Pointer(h), -int(at)), base: base, most: most}
 	p.lanes = txn.NewLanes(r, slot, p)
 	_, err = p.recount()
 	return p, err
@@ -84,7 +86,7 @@ func (p *Heap) Enter() (*txn.Lane, error) { return p.lanes.Enter() }
 // [shm.ErrNoSpace], having changed nothing, if they do not fit and the region cannot grow. A process that dies inside leaves nothing;
 // one that dies afterwards, before it has said anywhere that it has the block, loses it: [Heap.AllocIn] is for those who
 // say so in the same operation. O(1) but for runs of pages, which are searched for first fit.
-func (p *Heap) Alloc(n uint64) (shm.Offset, error) { return p.AllocAligned(n, granule) }
+func (p *Heap) Alloc(n uint64) (shm.Offset, error) { return p.allocOne(n) }
 
 // AllocAligned is Alloc for an offset that is a multiple of align, a power of two up to [MaxAlign].
 func (p *Heap) AllocAligned(n, align uint64) (off shm.Offset, err error) {
@@ -126,7 +128,12 @@ func (p *Heap) AllocIn(l *txn.Lane, n, align uint64) (shm.Offset, error) {
 
 // Free takes back the block that Alloc returned. It refuses an offset that is none, or one that is free already, with an error that
 // is [shm.ErrCorrupt], having changed nothing. A process that dies inside leaves the block as it was or free. O(1).
-func (p *Heap) Free(off shm.Offset) (err error) {
+func (p *Heap) Free(off shm.Offset) error { return p.freeOne(off) }
+
+// freeSlow is Free for what freeOne leaves.
+//
+//go:noinline
+func (p *Heap) freeSlow(off shm.Offset) (err error) {
 	if p.r.Closed() {
 		return fmt.Errorf("heap: %w", shm.ErrClosed)
 	}
@@ -139,7 +146,8 @@ func (p *Heap) Free(off shm.Offset) (err error) {
 		return err
 	}
 	defer leave(l, &err)
-	return l.FreeOne(off, at.kind)
+	next := l.Freeing(off)
+	return p.give(l, uint64(off), at, next)
 }
 
 // FreeIn is Free as part of the operation in l: the block is free when that is committed and left. Two operations at once must not
@@ -155,13 +163,18 @@ func (p *Heap) FreeIn(l *txn.Lane, off shm.Offset) error {
 // block returns the place of a live block.
 func (p *Heap) block(off shm.Offset) (place, error) {
 	at, ok := p.find(uint64(off))
-	if !ok || kindOf(at.kind) != pageRun && classOf(at.kind) == objectClass {
-		return at, fmt.Errorf("heap: free of offset %d, which is no block: %w", off, shm.ErrCorrupt)
-	}
-	if !at.live() {
-		return at, fmt.Errorf("heap: offset %d is free already: %w", off, shm.ErrCorrupt)
+	if !ok || !at.live() || classOf(at.kind) == objectClass {
+		return at, p.notLive(off, at, ok)
 	}
 	return at, nil
+}
+
+//go:noinline
+func (p *Heap) notLive(off shm.Offset, at place, ok bool) error {
+	if !ok || at.live() || classOf(at.kind) == objectClass {
+		return p.noBlock("free", uint64(off))
+	}
+	return fmt.Errorf("heap: offset %d is free already: %w", off, shm.ErrCorrupt)
 }
 
 // takeRun takes a block that is a run of pages.
@@ -198,11 +211,11 @@ func (p *Heap) takeRun(l *txn.Lane, n uint64) (shm.Offset, error) {
 }
 
 // giveRun gives a run back.
-func (p *Heap) giveRun(l *txn.Lane, at place, next uint64) error {
+func (p *Heap) giveRun(l *txn.Lane, off uint64, at place, next uint64) error {
 	n := numberOf(at.kind)
-	return p.inner(l, &p.h.pages.mu, func(held *locks) error {
+	err := p.inner(l, &p.h.pages.mu, func(held *locks) error {
 		if at.page.kind.Load() != at.kind {
-			return p.noBlock("free", at.off)
+			return p.noBlock("free", off)
 		}
 		if err := p.givePages(l, at.first, n); err != nil {
 			return err
@@ -215,11 +228,15 @@ func (p *Heap) giveRun(l *txn.Lane, at place, next uint64) error {
 		}
 		held.committed = func() {
 			if n*pageSize >= releaseMin && p.r.ReadableHoles() {
-				p.r.Release(shm.Offset(at.off), n*pageSize) // as far as the system takes it
+				p.r.Release(shm.Offset(off), n*pageSize) // as far as the system takes it
 			}
 		}
 		return nil
 	})
+	if err == nil {
+		l.Stepped(next)
+	}
+	return err
 }
 
 // locks are those that an inner operation holds.

@@ -21,7 +21,7 @@ type magazine struct {
 
 func magazineOf(l *txn.Lane, c int) magazine {
 	words, k := l.Private(), &classes[c]
-	return magazine{&words[c], words[k.at : k.at+int(k.capacity)]}
+	return magazine{&words[c], words[k.at:k.end]}
 }
 
 // count returns how many blocks there are.
@@ -60,23 +60,17 @@ func (p *Heap) Memory(slot, lane int) error { return p.bootPages(txn.MemorySize/
 // take takes a block of class c out of the magazine of l, and notes it in the operation there.
 func (p *Heap) take(l *txn.Lane, c int) (uint64, error) {
 	m := magazineOf(l, c)
-	n, err := m.count()
-	if err != nil {
-		return 0, err
-	}
-	if n == 0 {
-		if err := p.fill(l, c); err != nil {
+	n := m.n.Load()
+	if n-1 >= uint64(len(m.slots)) {
+		var err error
+		if n, err = p.filled(l, c); err != nil {
 			return 0, err
 		}
-		n = m.n.Load()
-	}
-	if n == 0 || n > uint64(len(m.slots)) {
-		return 0, fmt.Errorf("heap: magazine with %d blocks after it was filled: %w", n, shm.ErrCorrupt)
 	}
 	off := m.slots[n-1].Load()
 	at, ok := p.find(off)
 	if !ok || txn.GetByte(at.state) != byte(c+1) {
-		return 0, fmt.Errorf("heap: magazine has offset %d, which is no idle block of %d bytes: %w", off, classes[c].size, shm.ErrCorrupt)
+		return 0, p.notIdle(off, c)
 	}
 	if err := l.Took(shm.Offset(off), n); err != nil {
 		return 0, err
@@ -85,6 +79,24 @@ func (p *Heap) take(l *txn.Lane, c int) (uint64, error) {
 	txn.Put(m.n, n-1)
 	txn.PutByte(at.state, byte(c+1)|stateLive)
 	return off, nil
+}
+
+// filled fills the magazine of l that is empty, and returns how many blocks it has then.
+//
+//go:noinline
+func (p *Heap) filled(l *txn.Lane, c int) (uint64, error) {
+	m := magazineOf(l, c)
+	n, err := m.count()
+	if err == nil {
+		err = p.fill(l, c)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if n = m.n.Load(); n == 0 || n > uint64(len(m.slots)) {
+		return 0, fmt.Errorf("heap: magazine with %d blocks after it was filled: %w", n, shm.ErrCorrupt)
+	}
+	return n, nil
 }
 
 // Taken settles the taking of a block: see [txn.Blocks]. The state is the last that take stores, so a block that is not live is still
@@ -98,8 +110,8 @@ func (p *Heap) Taken(l *txn.Lane, e txn.Entry) (bool, error) {
 		return true, nil // runs are taken by an inner operation, with the entry
 	}
 	m := magazineOf(l, classOf(at.kind))
-	if n := m.n.Load(); e.Val == 0 || e.Val > uint64(len(m.slots)) || n != e.Val && n != e.Val-1 || m.slots[e.Val-1].Load() != at.off {
-		return false, p.noBlock("taken", at.off)
+	if n := m.n.Load(); e.Val == 0 || e.Val > uint64(len(m.slots)) || n != e.Val && n != e.Val-1 || m.slots[e.Val-1].Load() != uint64(e.At) {
+		return false, p.noBlock("taken", uint64(e.At))
 	}
 	txn.Put(m.n, e.Val)
 	return false, nil
@@ -111,32 +123,47 @@ func (p *Heap) Give(l *txn.Lane, e txn.Entry, next uint64) error {
 	if !ok || !at.live() {
 		return p.noBlock("free", uint64(e.At))
 	}
-	if kindOf(at.kind) == pageRun {
-		return p.giveRun(l, at, next)
-	}
+	return p.give(l, uint64(e.At), at, next)
+}
+
+func (p *Heap) give(l *txn.Lane, off uint64, at place, next uint64) error {
 	c := classOf(at.kind)
+	if kindOf(at.kind) == pageRun {
+		return p.giveRun(l, off, at, next)
+	}
 	m := magazineOf(l, c)
-	n, err := m.count()
-	if err != nil {
-		return err
-	}
-	if n == uint64(len(m.slots)) {
-		if err := p.drain(l, l, c, n/2); err != nil {
-			return err
-		}
-		n = m.n.Load()
-	}
-	if c == objectClass {
-		if err := p.disown(at.off); err != nil {
+	n := m.n.Load()
+	if n >= uint64(len(m.slots)) || c == objectClass {
+		var err error
+		if n, err = p.makeRoom(l, c, off); err != nil {
 			return err
 		}
 	}
-	txn.Put(&m.slots[n], at.off)
+	txn.Put(&m.slots[n], off)
 	txn.PutByte(at.state, byte(c+1))
 	// crash here, and after the next: Given
 	txn.Put(m.n, n+1)
 	l.Step(next)
 	return nil
+}
+
+// makeRoom prepares the magazine of l for a block, and returns how many it has.
+//
+//go:noinline
+func (p *Heap) makeRoom(l *txn.Lane, c int, off uint64) (uint64, error) {
+	m := magazineOf(l, c)
+	n, err := m.count()
+	if n == uint64(len(m.slots)) && err == nil {
+		err = p.drain(l, l, c, n/2)
+		n = m.n.Load()
+	}
+	if c == objectClass && err == nil {
+		err = p.disown(off)
+	}
+	if n >= uint64(len(m.slots)) && err == nil {
+		err = fmt.Errorf("heap: magazine with %d blocks after it was emptied: %w", n, shm.ErrCorrupt)
+	}
+	return n, err
 }
 
 // Given settles the return of a block: see [txn.Blocks]. One that is idle, and not counted in the magazine yet, lies behind its end.
@@ -153,13 +180,13 @@ func (p *Heap) Given(l *txn.Lane, e txn.Entry) (bool, error) {
 	switch {
 	case err != nil:
 		return false, err
-	case n > 0 && m.slots[n-1].Load() == at.off:
+	case n > 0 && m.slots[n-1].Load() == uint64(e.At):
 		return true, nil
-	case n < uint64(len(m.slots)) && m.slots[n].Load() == at.off:
+	case n < uint64(len(m.slots)) && m.slots[n].Load() == uint64(e.At):
 		txn.Put(m.n, n+1)
 		return true, nil
 	}
-	return false, p.noBlock("free", at.off)
+	return false, p.noBlock("free", uint64(e.At))
 }
 
 // Empty gives back what the magazines of a dead process' lane hold: see [txn.Blocks].
@@ -172,6 +199,12 @@ func (p *Heap) Empty(op, l *txn.Lane) error {
 	return nil
 }
 
+//go:noinline
+func (p *Heap) notIdle(off uint64, c int) error {
+	return fmt.Errorf("heap: magazine has offset %d, which is no idle block of %d bytes: %w", off, classes[c].size, shm.ErrCorrupt)
+}
+
+//go:noinline
 func (p *Heap) noBlock(what string, off uint64) error {
 	return fmt.Errorf("heap: %s offset %d, which is no block: %w", what, off, shm.ErrCorrupt)
 }

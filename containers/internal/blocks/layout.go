@@ -62,7 +62,7 @@ const (
 	granuleShift = 6
 
 	firstSegment   = 64 // pages of the first segment; the others double what there is
-	segmentCount   = 28 // for 2^32 pages
+	segmentCount   = 28 // for 2^32 pages; a process has room for 32
 	lineSize       = 128
 	descriptorSize = 32
 
@@ -128,6 +128,7 @@ type segment struct {
 	bits     []atomic.Uint64
 	pages    []descriptor
 	states   []byte
+	granules uint64 // up to the first page
 	memory   []byte // all of it
 	at       uint64 // where pages begins there
 }
@@ -172,13 +173,14 @@ func (p *Heap) segmentAt(k int, off uint64) (*segment, error) {
 		return nil, err
 	}
 	return &segment{
-		first:  first,
-		n:      n,
-		bits:   unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(&b[0])), (n+63)/64),
-		pages:  unsafe.Slice((*descriptor)(unsafe.Pointer(&b[pages])), n),
-		states: b[states:size:size],
-		memory: b,
-		at:     pages,
+		first:    first,
+		n:        n,
+		bits:     unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(&b[0])), (n+63)/64),
+		pages:    unsafe.Slice((*descriptor)(unsafe.Pointer(&b[pages])), n),
+		states:   b[states:size:size],
+		granules: first * (pageSize / granule),
+		memory:   b,
+		at:       pages,
 	}, nil
 }
 
@@ -239,9 +241,8 @@ func (p *Heap) page(page uint64) (*descriptor, error) {
 
 func (p *Heap) offsetOf(page uint64) uint64 { return p.base + page<<pageShift }
 
-// A place is where a block is, or might be.
+// A place is where a block is, or might be. It has no more fields than the compiler keeps in registers.
 type place struct {
-	off   uint64
 	page  *descriptor
 	state *byte
 	kind  uint64 // copy of the descriptor's word
@@ -251,30 +252,41 @@ type place struct {
 // find returns the place of a block at off, which is foreign input; ok says that there is one.
 func (p *Heap) find(off uint64) (at place, ok bool) {
 	page := (off - p.base) >> pageShift
-	if off < p.base || off%granule != 0 || !p.known(page) {
+	if off < p.base || off%granule != 0 {
 		return at, false
+	}
+	var s *segment
+	if k := segmentOf(page); page < p.count.Load() && k < segmentCount {
+		s = p.segments[k].Load()
+	}
+	if s == nil {
+		if s = p.findSlow(page); s == nil {
+			return at, false
+		}
+	}
+	i, g := page-s.first, (off-p.base)>>granuleShift-s.first*(pageSize/granule)
+	if i >= uint64(len(s.pages)) || g >= uint64(len(s.states)) {
+		return at, false
+	}
+	at = place{&s.pages[i], &s.states[g], s.pages[i].kind.Load(), page}
+	if state := txn.GetByte(at.state) & stateMask; kindOf(at.kind) <= pageBody && kindOf(at.kind) != 0 {
+		at.first -= numberOf(at.kind) // 0 in a span's first page
+		return at, state == byte(at.kind>>8)+1 && at.first <= page
+	} else {
+		return at, kindOf(at.kind) == pageRun && state == stateRun && (off-p.base)%pageSize == 0
+	}
+}
+
+//go:noinline
+func (p *Heap) findSlow(page uint64) *segment {
+	if !p.known(page) {
+		return nil
 	}
 	s, err := p.seg(page)
 	if err != nil {
-		return at, false
+		return nil
 	}
-	i := page - s.first
-	at = place{off: off, page: &s.pages[i], state: &s.states[(off-p.base)>>granuleShift-s.first*(pageSize/granule)], first: page}
-	at.kind = at.page.kind.Load()
-	state := txn.GetByte(at.state)
-	switch kindOf(at.kind) {
-	case pageSpan:
-		return at, state&stateMask == byte(classOf(at.kind)+1)
-	case pageBody:
-		if numberOf(at.kind) > page {
-			return at, false
-		}
-		at.first -= numberOf(at.kind)
-		return at, state&stateMask == byte(classOf(at.kind)+1)
-	case pageRun:
-		return at, state&stateMask == stateRun && (off-p.base)%pageSize == 0
-	}
-	return at, false
+	return s
 }
 
-func (at *place) live() bool { return txn.GetByte(at.state)&stateLive != 0 }
+func (at place) live() bool { return txn.GetByte(at.state)&stateLive != 0 }

@@ -53,7 +53,8 @@ func (p *Heap) FreeObject(off shm.Offset) (err error) {
 		return err
 	}
 	defer leave(l, &err)
-	return l.FreeOne(off, at.kind)
+	next := l.Freeing(off)
+	return p.give(l, uint64(off), at, next)
 }
 
 // FreeObjectIn is FreeObject as part of the operation in l.

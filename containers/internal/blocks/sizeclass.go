@@ -22,11 +22,12 @@ type class struct {
 	pages    uint64 // of a span
 	blocks   uint64 // of a span
 	capacity uint64 // of a magazine
-	at       int    // where a magazine's blocks begin in a lane's private memory
+	at, end  int    // where a magazine's blocks are in a lane's private memory
 }
 
 var (
-	classes     [classCount]class
+	classTable  [64]class
+	classes     = classTable[:classCount]
 	classBySize [maxSmall/granule + 1]uint8 // by size in granules, rounded up
 )
 
@@ -60,6 +61,7 @@ func init() {
 		}
 		c.at = at
 		at += int(c.capacity)
+		c.end = at
 	}
 	k := 0
 	for g := range classBySize {

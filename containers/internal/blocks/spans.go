@@ -171,7 +171,7 @@ func (p *Heap) drain(l, of *txn.Lane, c int, keep uint64) error {
 			off := m.slots[n-1].Load()
 			at, ok := p.find(off)
 			if !ok || txn.GetByte(at.state) != byte(c+1) || classOf(at.kind) != c {
-				return fmt.Errorf("heap: magazine has offset %d, which is no idle block of %d bytes: %w", off, k.size, shm.ErrCorrupt)
+				return p.notIdle(off, c)
 			}
 			d, err := p.span(c, at.first)
 			if err != nil {

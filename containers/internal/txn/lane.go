@@ -77,7 +77,7 @@ func (s *Lanes) Enter() (*Lane, error) {
 	n := uint64(s.open.Load())
 	if n != 0 {
 		i := (uint64(uintptr(unsafe.Pointer(&here))>>11) * 0x9e3779b97f4a7c15 >> 32) * n >> 32
-		if l := s.lanes[i]; l.busy.Load() == 0 && l.busy.CompareAndSwap(0, 1) {
+		if l := s.lanes[i%MaxLanes]; l.busy.CompareAndSwap(0, 1) {
 			return l, nil
 		}
 	}
@@ -188,6 +188,9 @@ func (l *Lane) clear() error {
 
 // Private returns the part of the lane's memory that is the heap's. Its words are those of the operation in the lane.
 func (l *Lane) Private() *[PrivateSize / 8]atomic.Uint64 { return &l.mem.private }
+
+// Release is Leave after an operation that has ended.
+func (l *Lane) Release() { release(&l.busy) }
 
 // Leave ends the use of l. An operation that was not committed is rolled back. It returns why that, or giving blocks back,
 // failed: the lane is not used again then.

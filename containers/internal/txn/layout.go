@@ -15,6 +15,8 @@ const (
 	MemorySize  = 8192                // bytes of a lane's memory
 	PrivateSize = 2624                // bytes of it that are the heap's
 
+	PrivateWords = PrivateSize / 8
+
 	lineSize     = 128
 	innerEntries = 64
 	outerEntries = (MemorySize - PrivateSize - innerEntries*entrySize) / entrySize

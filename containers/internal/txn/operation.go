@@ -29,15 +29,20 @@ func (l *Lane) step(next uint64) {
 func (l *Lane) note(at, val uint64) error {
 	n := entriesOf(l.word)
 	if n >= outerEntries {
-		return fmt.Errorf("%d entries: %w", n, ErrLogFull)
+		return tooMany(n)
 	}
 	e := &l.mem.outer[n]
 	Put(&e.at, at)
 	Put(&e.val, val)
 	// crash here: the entry does not count
-	l.step(noted(l.word))
+	word := noted(l.word)
+	Put(&l.line.word, word)
+	l.word = word
 	return nil
 }
+
+//go:noinline
+func tooMany(n int) error { return fmt.Errorf("%d entries: %w", n, ErrLogFull) }
 
 // Set stores v at p, and the old value again if the operation does not end with Commit. A lock guards p that the caller holds
 // until then.
@@ -78,7 +83,7 @@ func (l *Lane) Took(off shm.Offset, val uint64) error {
 func (l *Lane) Take(off shm.Offset, val uint64) error {
 	n := entriesOf(l.word)
 	if n >= outerEntries {
-		return fmt.Errorf("%d entries: %w", n, ErrLogFull)
+		return tooMany(n)
 	}
 	e := &l.mem.outer[n]
 	Put(&e.at, uint64(off)|kindTook)
@@ -141,18 +146,35 @@ func (l *Lane) redo() {
 // Rollback undoes the operation, and gives back what it took.
 func (l *Lane) Rollback() error { return l.clear() }
 
-// FreeOne gives one block back, in an operation that does nothing else.
-func (l *Lane) FreeOne(off shm.Offset, val uint64) error {
+// Operations that do nothing but take one block, or free one, and in which nothing panics. They store what the others do, and need not
+// remember it.
+
+// TakeOne is Took in such an operation, and EndOne its commit.
+func (l *Lane) TakeOne(off shm.Offset, val uint64) {
 	e := &l.mem.outer[0]
-	Put(&e.at, uint64(off)|kindFree)
+	Put(&e.at, uint64(off)|kindTook)
 	Put(&e.val, val)
-	l.step(control(turnOf(l.word), phaseFreeing, 1, 0))
-	next := ended(l.word)
-	if err := l.blocks.Give(l, Entry{off, val}, next); err != nil {
-		return err
-	}
-	l.word = next
-	return nil
+	// crash here: the entry does not count
+	Put(&l.line.word, l.word+(1<<entryShift|phaseActive))
+}
+
+// FreeOne begins an operation that frees one block, and is committed with that; EndOne is the last step of giving it back.
+func (l *Lane) FreeOne(off shm.Offset) {
+	Put(&l.mem.outer[0].at, uint64(off)|kindFree)
+	Put(&l.line.word, l.word+(1<<entryShift|phaseFreeing))
+}
+
+// EndOne ends such an operation.
+func (l *Lane) EndOne() {
+	l.word += 1 << turnShift
+	Put(&l.line.word, l.word)
+}
+
+// Freeing is FreeOne for those who use [Blocks.Give], with what it returns.
+func (l *Lane) Freeing(off shm.Offset) (next uint64) {
+	l.FreeOne(off)
+	l.word += 1<<entryShift | phaseFreeing
+	return ended(l.word)
 }
 
 // Idle reports whether l is in no operation.
@@ -185,7 +207,7 @@ func (l *Lane) InnerBits(bits *atomic.Uint64, first, n uint64, set bool) error {
 
 func (l *Lane) noteInner(at, val uint64) error {
 	if l.inner >= innerEntries {
-		return fmt.Errorf("%d inner entries: %w", l.inner, ErrLogFull)
+		return tooMany(l.inner)
 	}
 	e := &l.mem.inner[l.inner]
 	Put(&e.at, at)
@@ -245,5 +267,7 @@ func PutBits(bits *atomic.Uint64, first, n uint64, set bool) {
 // Step stores the control word that [Blocks.Give] was told to store.
 func (l *Lane) Step(next uint64) { l.step(next) }
 
-// StepInner does so as part of an inner operation.
+// StepInner does so as part of an inner operation, and Stepped tells l that this was committed.
 func (l *Lane) StepInner(next uint64) error { return l.Inner(&l.line.word, next) }
+
+func (l *Lane) Stepped(next uint64) { l.word = next }

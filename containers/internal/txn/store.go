@@ -39,6 +39,14 @@ func Announce(p unsafe.Pointer, n uintptr) {
 	}
 }
 
+// ClearLine is Clear for 64 bytes.
+func ClearLine(b *[64]byte) {
+	if OnStore != nil {
+		OnStore(unsafe.Pointer(b), 64)
+	}
+	clearLine(b)
+}
+
 // Clear clears b, whose length is a multiple of 8. It is memory that nobody else can see yet, or that others may still read who have no
 // business there any more.
 func Clear(b []byte) {

@@ -26,6 +26,8 @@ func GetByte(p *byte) byte { return *p }
 // release gives up what p guards, in this process' own memory.
 func release(p *atomic.Uint32) { p.Store(0) }
 
+func clearLine(b *[64]byte) { clearBytes(b[:]) }
+
 func clearBytes(b []byte) {
 	for i := 0; i < len(b); i += 8 {
 		(*atomic.Uint64)(unsafe.Pointer(&b[i])).Store(0)

@@ -1,0 +1,100 @@
+package blocks
+
+import (
+	"math/bits"
+	"unsafe"
+
+	"github.com/shmkit/shmkit/containers/internal/txn"
+	"github.com/shmkit/shmkit/shm"
+)
+
+// The hot paths: one block out of a magazine, and one into it, in an operation of their own. They are take and give, with the lane
+// entered and left, in as few instructions as it takes; whatever is not usual they leave to the others, before anything is stored.
+// There is no deferred call: nothing here panics, unless the file was cut under the region, and then the region is gone.
+
+// lookup returns the segment of the page table that has off, and the number of its granule there; nil if there is no such place, or
+// this process has not seen the segment yet.
+func (p *Heap) lookup(off uint64) (s *segment, g uint64) {
+	page := (off - p.base) >> pageShift
+	if page >= p.count.Load() || off%granule != 0 {
+		return nil, 0
+	}
+	if s = p.segments[bits.Len64(page/firstSegment)%32].Load(); s == nil {
+		return nil, 0
+	}
+	if g = (off-p.base)>>granuleShift - s.granules; g >= uint64(len(s.states)) {
+		return nil, 0
+	}
+	return s, g
+}
+
+// allocOne is Alloc.
+func (p *Heap) allocOne(n uint64) (shm.Offset, error) {
+	if n > maxSmall || p.r.Closed() {
+		return p.AllocAligned(n, granule)
+	}
+	l, err := p.lanes.Enter()
+	if err != nil {
+		return 0, err
+	}
+	c := classBySize[(n+granule-1)/granule]
+	k := &classTable[c%64]
+	words := l.Private()
+	have := words[c].Load()
+	if have-1 >= k.capacity {
+		l.Release()
+		return p.AllocAligned(n, granule)
+	}
+	off := words[(uint64(k.at)+have-1)%txn.PrivateWords].Load()
+	s, g := p.lookup(off)
+	if s == nil || txn.GetByte(&s.states[g]) != c+1 {
+		l.Release()
+		return p.AllocAligned(n, granule)
+	}
+	l.TakeOne(shm.Offset(off), have)
+	// crash here, and from here on: Taken
+	txn.Put(&words[c], have-1)
+	txn.PutByte(&s.states[g], c+1|stateLive)
+	if b := unsafe.Add(p.start, off); n <= granule {
+		txn.ClearLine((*[granule]byte)(b))
+	} else {
+		txn.Clear(unsafe.Slice((*byte)(b), (n+7)&^7))
+	}
+	l.EndOne()
+	l.Release()
+	return shm.Offset(off), nil
+}
+
+// freeOne is Free.
+func (p *Heap) freeOne(off shm.Offset) error {
+	s, g := p.lookup(uint64(off))
+	if s == nil || p.r.Closed() {
+		return p.freeSlow(off)
+	}
+	state := txn.GetByte(&s.states[g])
+	c := state&stateMask - 1
+	// The descriptor is of a span of that class, or of another page of one.
+	kind := s.pages[g/(pageSize/granule)].kind.Load() & 0xffff
+	if state&stateLive == 0 || kind != pageSpan|uint64(c)<<8 && kind != pageBody|uint64(c)<<8 || c >= sizeClasses {
+		return p.freeSlow(off)
+	}
+	l, err := p.lanes.Enter()
+	if err != nil {
+		return err
+	}
+	k := &classTable[c%64]
+	words := l.Private()
+	have := words[c].Load()
+	if have >= k.capacity {
+		l.Release()
+		return p.freeSlow(off)
+	}
+	l.FreeOne(off)
+	txn.Put(&words[(uint64(k.at)+have)%txn.PrivateWords], uint64(off))
+	txn.PutByte(&s.states[g], c+1)
+	// crash here, and after the next: Given
+	txn.Put(&words[c], have+1)
+	l.EndOne()
+	l.Release()
+	return nil
+}
