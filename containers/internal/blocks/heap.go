@@ -47,16 +47,7 @@ func Format(r *shm.Region, at shm.Offset) error {
 	return nil
 }
 
-// Open returns the heap whose header is at at. The region must outlive it.
-func Open(r *shm.Region, at shm.Offset) (*Heap, error) {
-	p, err := open(r, at, max(0, r.Slot()))
-	if err == nil && !r.Logged() {
-		err = fmt.Errorf("heap: the region was made by a program that cannot undo what dead processes left, and without the guarantee that all can who open it; make it anew with this program: %w", shm.ErrVersion)
-	}
-	return p, err
-}
-
-// open is Open for a process in that slot.
+// open returns the heap as a process in that slot has it.
 func open(r *shm.Region, at shm.Offset, slot int) (*Heap, error) {
 	h, err := shm.At[header](r, at)
 	if err != nil {
@@ -258,6 +249,10 @@ func (h *locks) lockPages() error {
 
 // inner runs fn as an inner operation in l with mu held. It is undone if fn returns an error, or panics.
 func (p *Heap) inner(l *txn.Lane, mu *shmsync.Mutex, fn func(*locks) error) (err error) {
+	if !p.r.Pin() { // Close waits, so that no lock stays with nobody
+		return fmt.Errorf("heap: %w", shm.ErrClosed)
+	}
+	defer p.r.Unpin()
 	if err := p.lock(mu); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	useRecoverer() // before regions are opened that need it
 	proc.Main()
 	os.Exit(m.Run())
 }

@@ -59,7 +59,7 @@ var scenarios = map[string]struct {
 	"one operation, many blocks": {0, 0, func(w *world, p *Heap) error {
 		return first(warm(w, p), w.fill(p, 0, 3, 200), w.create(p, 3, 33_000, 64))
 	}, func(w *world, p *Heap) (err error) {
-		w.th.mu.Lock()
+		w.lock(&w.th.mu)
 		l, err := p.Enter()
 		if err != nil {
 			return err

@@ -2,6 +2,7 @@ package blocks
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"sort"
@@ -235,7 +236,7 @@ func (w *world) state(p *Heap) (string, error) {
 
 // create allocates a block for entry i of the table.
 func (w *world) create(p *Heap, i int, n, align uint64) (err error) {
-	w.th.mu.Lock()
+	w.lock(&w.th.mu)
 	defer w.unlock(&w.th.mu)
 	l, err := p.Enter()
 	if err != nil {
@@ -270,7 +271,7 @@ func (w *world) createIn(p *Heap, l *txn.Lane, i int, n, align uint64) error {
 
 // destroy frees the block of entry i.
 func (w *world) destroy(p *Heap, is ...int) (err error) {
-	w.th.mu.Lock()
+	w.lock(&w.th.mu)
 	l, err := p.Enter()
 	if err != nil {
 		w.unlock(&w.th.mu)
@@ -297,7 +298,7 @@ func (w *world) destroyIn(p *Heap, l *txn.Lane, i int) error {
 // change gives a pair new words, and a new block.
 func (w *world) change(p *Heap, i int, n uint64, commit bool) (err error) {
 	q := &w.th.pairs[i]
-	q.mu.Lock()
+	w.lock(&q.mu)
 	l, err := p.Enter()
 	if err != nil {
 		w.unlock(&q.mu)
@@ -341,7 +342,7 @@ func (w *world) change(p *Heap, i int, n uint64, commit bool) (err error) {
 }
 
 func (w *world) createObject(p *Heap, i int) (err error) {
-	w.th.mu.Lock()
+	w.lock(&w.th.mu)
 	l, err := p.Enter()
 	if err != nil {
 		w.unlock(&w.th.mu)
@@ -361,7 +362,7 @@ func (w *world) createObject(p *Heap, i int) (err error) {
 }
 
 func (w *world) destroyObject(p *Heap, i int) (err error) {
-	w.th.mu.Lock()
+	w.lock(&w.th.mu)
 	l, err := p.Enter()
 	if err != nil {
 		w.unlock(&w.th.mu)
@@ -377,6 +378,15 @@ func (w *world) destroyObject(p *Heap, i int) (err error) {
 	}
 	l.Commit()
 	return nil
+}
+
+// lock takes a lock as containers do: what its dead holder was doing has been undone.
+func (w *world) lock(mu *shmsync.Mutex) {
+	if !mu.TryLockIdle() {
+		if err := mu.LockRepaired(context.Background(), func(shm.Death) error { return nil }); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 func (w *world) unlock(mu *shmsync.Mutex) { mu.Unlock() }
