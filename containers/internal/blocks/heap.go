@@ -13,6 +13,29 @@ import (
 	shmsync "github.com/shmkit/shmkit/sync"
 )
 
+// reserving, if set, is asked before memory is reserved; tests let it fail.
+var reserving func() error
+
+// reserve makes sure that n pages have memory.
+func (p *Heap) reserve(first, n uint64) error {
+	if reserving != nil {
+		if err := reserving(); err != nil {
+			return err
+		}
+	}
+	return p.r.Reserve(shm.Offset(p.offsetOf(first)), n*pageSize)
+}
+
+// extend lets the region have n pages.
+func (p *Heap) extend(n uint64) error {
+	if reserving != nil {
+		if err := reserving(); err != nil {
+			return err
+		}
+	}
+	return p.r.Grow(p.offsetOf(n) - uint64(p.r.Data()))
+}
+
 // releaseMin is the size of a free run, in bytes, from which on its memory goes back to the system when it is freed; tests
 // change it.
 var releaseMin uint64 = 1 << 20
@@ -26,6 +49,7 @@ type Heap struct {
 	most  uint64         // pages that the region has room for at its largest
 	lanes *txn.Lanes
 
+	pressed  atomic.Uint64               // value of the region\'s pressure that this process has answered
 	count    atomic.Uint64               // pages that the page table was seen to have, and the region too
 	segments [32]atomic.Pointer[segment] // the first segmentCount
 }
@@ -63,6 +87,7 @@ func open(r *shm.Region, at shm.Offset, slot int) (*Heap, error) {
 	}
 	p := &Heap{r: r, h: h, start: unsafe.Add(unsafe.Pointer(h), -int(at)), base: base, most: most}
 	p.lanes = txn.NewLanes(r, slot, p)
+	p.pressed.Store(r.Pressure().Load())
 	_, err = p.recount()
 	return p, err
 }
@@ -106,6 +131,14 @@ func (p *Heap) AllocIn(l *txn.Lane, n, align uint64) (shm.Offset, error) {
 	if p.r.Closed() {
 		return 0, fmt.Errorf("heap: %w", shm.ErrClosed)
 	}
+	off, err := p.allocIn(l, n, align)
+	if errors.Is(err, shm.ErrNoSpace) && p.relieve(l) == nil {
+		off, err = p.allocIn(l, n, align)
+	}
+	return off, err
+}
+
+func (p *Heap) allocIn(l *txn.Lane, n, align uint64) (shm.Offset, error) {
 	c, ok := classFor(n, align)
 	if !ok {
 		return p.takeRun(l, n)
@@ -115,6 +148,23 @@ func (p *Heap) AllocIn(l *txn.Lane, n, align uint64) (shm.Offset, error) {
 		return 0, err
 	}
 	return shm.Offset(off), p.zero(off, n)
+}
+
+// relieve gives back what this process keeps in reserve, when memory runs short for an operation in l, and asks others to do so:
+// see [Heap.Relieve].
+func (p *Heap) relieve(l *txn.Lane) error {
+	p.pressed.Store(p.r.Pressure().Add(1))
+	return errors.Join(p.Empty(l, l), p.Flush())
+}
+
+// Relieve gives back what this process keeps in reserve if another one has asked for that, because memory ran short, since the last
+// call. Whoever has a region open for long calls it from time to time; the heap does where it takes locks anyway. Some ns if nobody asked.
+func (p *Heap) Relieve() error {
+	press := p.r.Pressure().Load()
+	if p.pressed.Swap(press) == press {
+		return nil
+	}
+	return p.Flush()
 }
 
 // Free takes back the block that Alloc returned. It refuses an offset that is none, or one that is free already, with an error that

@@ -61,8 +61,8 @@ const (
 	granule      = 64 // blocks begin on multiples of it
 	granuleShift = 6
 
-	firstSegment   = 64 // pages of the first segment; the others double what there is
-	segmentCount   = 28 // for 2^32 pages; a process has room for 32
+	firstSegment   = 256 // pages of the first segment; the others double what there is. A table inside a small region would halve its largest run
+	segmentCount   = 28  // for 2^32 pages; a process has room for 32
 	lineSize       = 128
 	descriptorSize = 32
 
@@ -271,7 +271,7 @@ func (p *Heap) find(off uint64) (at place, ok bool) {
 	at = place{&s.pages[i], &s.states[g], s.pages[i].kind.Load(), page}
 	if state := txn.GetByte(at.state) & stateMask; kindOf(at.kind) <= pageBody && kindOf(at.kind) != 0 {
 		at.first -= numberOf(at.kind) // 0 in a span's first page
-		return at, state == byte(at.kind>>8)+1 && at.first <= page
+		return at, state == byte(at.kind>>8)+1 && classOf(at.kind) < classCount && at.first <= page
 	} else {
 		return at, kindOf(at.kind) == pageRun && state == stateRun && (off-p.base)%pageSize == 0
 	}

@@ -104,7 +104,7 @@ func (p *Heap) seek(n uint64) (first, low uint64, dirty bool, err error) {
 		case err != nil:
 			return 0, 0, false, err
 		case ok:
-			err := p.r.Reserve(shm.Offset(p.offsetOf(first)), n*pageSize)
+			err := p.reserve(first, n)
 			if err == nil {
 				if from != 0 {
 					lowest = h.low.Load()
@@ -231,9 +231,9 @@ func (p *Heap) grow(n, count uint64) error {
 	goal := max(need, min(max(count+min(count, growMost), there), most))
 	err := error(nil)
 	if goal > there {
-		if err = p.r.Grow(p.offsetOf(goal) - uint64(p.r.Data())); errors.Is(err, shm.ErrNoSpace) && goal > need {
+		if err = p.extend(goal); errors.Is(err, shm.ErrNoSpace) && goal > need {
 			if goal = max(need, min(there, most)); goal > there {
-				err = p.r.Grow(p.offsetOf(goal) - uint64(p.r.Data()))
+				err = p.extend(goal)
 			} else {
 				err = nil
 			}

@@ -26,12 +26,13 @@ var scenarios = map[string]struct {
 	"first block of a process": {0, 0, func(w *world, p *Heap) error {
 		return w.create(w.process(1), 1, 64, 64)
 	}, func(w *world, p *Heap) error { return w.create(p, 0, 64, 64) }},
-	"block from a magazine":       {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 64, 64) }},
-	"block of a kilobyte":         {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 1000, 64) }},
-	"aligned to a page":           {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 100, 4096) }},
-	"block of two in a span":      {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 10240, 64) }},
-	"run of pages":                {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 40_000, 64) }},
-	"run that the heap grows for": {64 << 10, 1 << 20, warm, func(w *world, p *Heap) error { return w.create(p, 0, 300_000, 64) }},
+	"block from a magazine":        {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 64, 64) }},
+	"block of a kilobyte":          {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 1000, 64) }},
+	"aligned to a page":            {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 100, 4096) }},
+	"block of two in a span":       {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 10240, 64) }},
+	"run of pages":                 {0, 0, warm, func(w *world, p *Heap) error { return w.create(p, 0, 40_000, 64) }},
+	"run that the heap grows for":  {64 << 10, 1 << 20, warm, func(w *world, p *Heap) error { return w.create(p, 0, 300_000, 64) }},
+	"run that needs a new segment": {64 << 10, 3 << 20, warm, func(w *world, p *Heap) error { return w.create(p, 0, 1_100_000, 64) }},
 	"magazine empty": {0, 0, func(w *world, p *Heap) error {
 		return first(warm(w, p), w.fill(p, 1, 16, 64)) // as many as fill takes
 	}, func(w *world, p *Heap) error { return w.create(p, 0, 64, 64) }},

@@ -26,6 +26,9 @@ func (p *Heap) span(c int, page uint64) (*descriptor, error) {
 // fill puts blocks of class c into the empty magazine of l, half as many as fit.
 func (p *Heap) fill(l *txn.Lane, c int) error {
 	k, line, m := &classes[c], &p.h.classes[c], magazineOf(l, c)
+	if err := p.Relieve(); err != nil {
+		return err
+	}
 	return p.inner(l, &line.mu, func(held *locks) error {
 		var d *descriptor
 		page := line.head.Load()
@@ -178,9 +181,10 @@ func (p *Heap) drain(l, of *txn.Lane, c int, keep uint64) error {
 				return err
 			}
 			mask := d.mask.Load()
-			bit := uint64(1) << ((off - p.offsetOf(at.first)) / k.size)
+			i := (off - p.offsetOf(at.first)) / k.size
+			bit := uint64(1) << (i % 64)
 			switch now := mask | bit; {
-			case mask&bit != 0 || bit&^k.full() != 0:
+			case mask&bit != 0 || i >= k.blocks || off != p.offsetOf(at.first)+i*k.size:
 				return fmt.Errorf("heap: offset %d is in a magazine, and free in its span: %w", off, shm.ErrCorrupt)
 			case now == k.full() && c != objectClass:
 				if mask != 0 {

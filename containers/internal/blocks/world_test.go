@@ -123,7 +123,7 @@ func (w *world) locks(p *Heap) map[string]*shmsync.Mutex {
 }
 
 // takeOver does with the locks that dead processes hold what those who wait for them do.
-func (w *world) takeOver(p *Heap) error {
+func (w *world) takeOver(p *Heap) (failed error) {
 	for name, mu := range w.locks(p) {
 		word := (*atomic.Uint64)(unsafe.Pointer(mu))
 		if word.Load() == 0 {
@@ -131,12 +131,14 @@ func (w *world) takeOver(p *Heap) error {
 		}
 		if name == "pages" {
 			if err := p.repairBoot(); err != nil {
-				return err
+				failed = err
+				word.Store(1 << 1) // inconsistent, and nobody's
+				continue
 			}
 		}
 		word.Store(0)
 	}
-	return nil
+	return failed
 }
 
 // recover is what survivors do about dead processes, in their slots. undone says that the first of them was undone before: then its

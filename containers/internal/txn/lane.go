@@ -53,7 +53,8 @@ func NewLanes(r *shm.Region, slot int, blocks Blocks) *Lanes {
 // A Lane is where one operation at a time logs what it does. Between [Lanes.Enter] and [Lane.Leave] it belongs to one goroutine.
 type Lane struct {
 	busy atomic.Uint32 // 1: some goroutine has it
-	_    [124]byte     // goroutines that look for a lane look at busy
+	lost atomic.Bool   // it stays busy: its log is damaged
+	_    [120]byte     // goroutines that look for a lane look at busy
 
 	r      *shm.Region
 	blocks Blocks
@@ -89,23 +90,29 @@ func (s *Lanes) enterSlow() (*Lane, error) {
 	var failed error
 	for {
 		n := s.open.Load()
+		lost := int32(0)
 		for _, l := range s.lanes[:n] {
 			if l.busy.Load() == 0 && l.busy.CompareAndSwap(0, 1) {
 				return l, nil
 			}
-		}
-		if n < s.most && failed == nil {
-			l, err := s.openOne(n)
-			switch {
-			case l != nil:
-				return l, nil
-			case err != nil && n == 0:
-				return nil, err
+			if l.lost.Load() {
+				lost++
 			}
-			failed = err // there are others to wait for
-			continue
 		}
-		runtime.Gosched()
+		switch {
+		case n < s.most && failed == nil:
+			l, err := s.openOne(n)
+			if l != nil {
+				return l, nil
+			}
+			failed = err // there may be others to wait for
+		case lost == n && failed != nil:
+			return nil, failed
+		case lost == n:
+			return nil, fmt.Errorf("txn: what operations left in all %d lanes cannot be undone: %w", n, shm.ErrCorrupt)
+		default:
+			runtime.Gosched()
+		}
 	}
 }
 
@@ -213,7 +220,8 @@ func (l *Lane) leaveSlow() error {
 		err = l.clear()
 	}
 	if err != nil {
-		return err // it stays busy
+		l.lost.Store(true)
+		return err
 	}
 	release(&l.busy)
 	return nil
