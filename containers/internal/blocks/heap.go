@@ -86,6 +86,9 @@ func open(r *shm.Region, at shm.Offset, slot int) (*Heap, error) {
 		return nil, fmt.Errorf("heap: no heap at offset %d: %w", at, shm.ErrCorrupt)
 	}
 	p := &Heap{r: r, h: h, start: unsafe.Add(unsafe.Pointer(h), -int(at)), base: base, most: most}
+	for k := range p.segments {
+		p.segments[k].Store(&noSegment)
+	}
 	p.lanes = txn.NewLanes(r, slot, p)
 	p.pressed.Store(r.Pressure().Load())
 	_, err = p.recount()
@@ -102,7 +105,12 @@ func (p *Heap) Enter() (*txn.Lane, error) { return p.lanes.Enter() }
 // [shm.ErrNoSpace], having changed nothing, if they do not fit and the region cannot grow. A process that dies inside leaves nothing;
 // one that dies afterwards, before it has said anywhere that it has the block, loses it: [Heap.AllocIn] is for those who
 // say so in the same operation. O(1) but for runs of pages, which are searched for first fit.
-func (p *Heap) Alloc(n uint64) (shm.Offset, error) { return p.allocOne(n) }
+func (p *Heap) Alloc(n uint64) (shm.Offset, error) {
+	if txn.OnStore != nil {
+		return allocOne[txn.Watched](p, n)
+	}
+	return allocOne[txn.Plain](p, n)
+}
 
 // AllocAligned is Alloc for an offset that is a multiple of align, a power of two up to [MaxAlign].
 func (p *Heap) AllocAligned(n, align uint64) (off shm.Offset, err error) {
@@ -169,7 +177,12 @@ func (p *Heap) Relieve() error {
 
 // Free takes back the block that Alloc returned. It refuses an offset that is none, or one that is free already, with an error that
 // is [shm.ErrCorrupt], having changed nothing. A process that dies inside leaves the block as it was or free. O(1).
-func (p *Heap) Free(off shm.Offset) error { return p.freeOne(off) }
+func (p *Heap) Free(off shm.Offset) error {
+	if txn.OnStore != nil {
+		return freeOne[txn.Watched](p, off)
+	}
+	return freeOne[txn.Plain](p, off)
+}
 
 // freeSlow is Free for what freeOne leaves.
 //

@@ -133,6 +133,9 @@ type segment struct {
 	at       uint64 // where pages begins there
 }
 
+// noSegment stands for one that this process has not seen yet.
+var noSegment segment
+
 // segmentOf returns the number of the segment that has that page.
 func segmentOf(page uint64) int { return bits.Len64(page / firstSegment) }
 
@@ -188,7 +191,7 @@ func (p *Heap) segmentAt(k int, off uint64) (*segment, error) {
 func (p *Heap) seg(page uint64) (*segment, error) {
 	k := segmentOf(page)
 	if k < segmentCount {
-		if s := p.segments[k].Load(); s != nil {
+		if s := p.segments[k].Load(); s.n != 0 {
 			return s, nil
 		}
 		if page < p.most {
@@ -255,11 +258,11 @@ func (p *Heap) find(off uint64) (at place, ok bool) {
 	if off < p.base || off%granule != 0 {
 		return at, false
 	}
-	var s *segment
+	s := &noSegment
 	if k := segmentOf(page); page < p.count.Load() && k < segmentCount {
 		s = p.segments[k].Load()
 	}
-	if s == nil {
+	if s.n == 0 {
 		if s = p.findSlow(page); s == nil {
 			return at, false
 		}

@@ -19,9 +19,7 @@ func (p *Heap) lookup(off uint64) (s *segment, g uint64) {
 	if page >= p.count.Load() || off%granule != 0 {
 		return nil, 0
 	}
-	if s = p.segments[bits.Len64(page/firstSegment)%32].Load(); s == nil {
-		return nil, 0
-	}
+	s = p.segments[bits.Len64(page/firstSegment)%32].Load()
 	if g = (off-p.base)>>granuleShift - s.granules; g >= uint64(len(s.states)) {
 		return nil, 0
 	}
@@ -29,7 +27,7 @@ func (p *Heap) lookup(off uint64) (s *segment, g uint64) {
 }
 
 // allocOne is Alloc.
-func (p *Heap) allocOne(n uint64) (shm.Offset, error) {
+func allocOne[S any](p *Heap, n uint64) (shm.Offset, error) {
 	if n > maxSmall || p.r.Closed() {
 		return p.AllocAligned(n, granule)
 	}
@@ -45,28 +43,32 @@ func (p *Heap) allocOne(n uint64) (shm.Offset, error) {
 		l.Release()
 		return p.AllocAligned(n, granule)
 	}
-	off := words[(uint64(k.at)+have-1)%txn.PrivateWords].Load()
+	off := words[(uint64(k.at)+have-1)&(txn.PrivateWords-1)].Load()
 	s, g := p.lookup(off)
 	if s == nil || txn.GetByte(&s.states[g]) != c+1 {
 		l.Release()
 		return p.AllocAligned(n, granule)
 	}
-	l.TakeOne(shm.Offset(off), have)
+	entry, val, word, turn := l.One()
+	txn.PutAs[S](entry, off|txn.KindTook)
+	txn.PutAs[S](val, have)
+	// crash here: the entry does not count
+	txn.PutAs[S](word, turn+txn.OneTook)
 	// crash here, and from here on: Taken
-	txn.Put(&words[c], have-1)
-	txn.PutByte(&s.states[g], c+1|stateLive)
+	txn.PutAs[S](&words[c], have-1)
+	txn.PutByteAs[S](&s.states[g], c+1|stateLive)
 	if b := unsafe.Add(p.start, off); n <= granule {
-		txn.ClearLine((*[granule]byte)(b))
+		txn.ClearLine[S]((*[granule]byte)(b))
 	} else {
 		txn.Clear(unsafe.Slice((*byte)(b), (n+7)&^7))
 	}
-	l.EndOne()
-	l.Release()
+	txn.PutAs[S](word, turn+txn.OneDone)
+	l.Done(turn + txn.OneDone)
 	return shm.Offset(off), nil
 }
 
 // freeOne is Free.
-func (p *Heap) freeOne(off shm.Offset) error {
+func freeOne[S any](p *Heap, off shm.Offset) error {
 	s, g := p.lookup(uint64(off))
 	if s == nil || p.r.Closed() {
 		return p.freeSlow(off)
@@ -89,12 +91,14 @@ func (p *Heap) freeOne(off shm.Offset) error {
 		l.Release()
 		return p.freeSlow(off)
 	}
-	l.FreeOne(off)
-	txn.Put(&words[(uint64(k.at)+have)%txn.PrivateWords], uint64(off))
-	txn.PutByte(&s.states[g], c+1)
+	entry, _, word, turn := l.One()
+	txn.PutAs[S](entry, uint64(off)|txn.KindFree)
+	txn.PutAs[S](word, turn+txn.OneFree)
+	txn.PutAs[S](&words[(uint64(k.at)+have)&(txn.PrivateWords-1)], uint64(off))
+	txn.PutByteAs[S](&s.states[g], c+1)
 	// crash here, and after the next: Given
-	txn.Put(&words[c], have+1)
-	l.EndOne()
-	l.Release()
+	txn.PutAs[S](&words[c], have+1)
+	txn.PutAs[S](word, turn+txn.OneDone)
+	l.Done(turn + txn.OneDone)
 	return nil
 }

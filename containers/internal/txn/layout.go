@@ -13,7 +13,7 @@ const (
 	MaxLanes    = 64
 	LinesSize   = MaxLanes * lineSize // bytes of the control lines of a slot
 	MemorySize  = 8192                // bytes of a lane's memory
-	PrivateSize = 2624                // bytes of it that are the heap's
+	PrivateSize = 4096                // bytes of it that are the heap's
 
 	PrivateWords = PrivateSize / 8
 

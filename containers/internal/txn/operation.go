@@ -149,30 +149,31 @@ func (l *Lane) Rollback() error { return l.clear() }
 // Operations that do nothing but take one block, or free one, and in which nothing panics. They store what the others do, and need not
 // remember it.
 
-// TakeOne is Took in such an operation, and EndOne its commit.
-func (l *Lane) TakeOne(off shm.Offset, val uint64) {
-	e := &l.mem.outer[0]
-	Put(&e.at, uint64(off)|kindTook)
-	Put(&e.val, val)
-	// crash here: the entry does not count
-	Put(&l.line.word, l.word+(1<<entryShift|phaseActive))
+// One returns the words that such an operation stores to, and what the control word is now: the entry's two, then the control word with
+// OneTook or OneFree more, then what the operation does, then [OneDone] more than at first; [Lane.Done] follows.
+func (l *Lane) One() (at, val, word *atomic.Uint64, now uint64) {
+	return &l.mem.outer[0].at, &l.mem.outer[0].val, &l.line.word, l.word
 }
 
-// FreeOne begins an operation that frees one block, and is committed with that; EndOne is the last step of giving it back.
-func (l *Lane) FreeOne(off shm.Offset) {
+// What the control word has more than at first, and the kinds of the entry.
+const (
+	OneTook  = 1<<entryShift | phaseActive
+	OneFree  = 1<<entryShift | phaseFreeing
+	OneDone  = 1 << turnShift
+	KindTook = kindTook
+	KindFree = kindFree
+)
+
+// Done ends the use of l after such an operation, with its control word.
+func (l *Lane) Done(word uint64) {
+	l.word = word
+	release(&l.busy)
+}
+
+// Freeing begins such an operation that frees one block by [Blocks.Give], and returns what that is to store.
+func (l *Lane) Freeing(off shm.Offset) (next uint64) {
 	Put(&l.mem.outer[0].at, uint64(off)|kindFree)
 	Put(&l.line.word, l.word+(1<<entryShift|phaseFreeing))
-}
-
-// EndOne ends such an operation.
-func (l *Lane) EndOne() {
-	l.word += 1 << turnShift
-	Put(&l.line.word, l.word)
-}
-
-// Freeing is FreeOne for those who use [Blocks.Give], with what it returns.
-func (l *Lane) Freeing(off shm.Offset) (next uint64) {
-	l.FreeOne(off)
 	l.word += 1<<entryShift | phaseFreeing
 	return ended(l.word)
 }

@@ -31,6 +31,43 @@ func PutByte(p *byte, v byte) {
 	putByte(p, v)
 }
 
+// Where every nanosecond counts, a function is compiled twice from one source: with [Watched] its stores can be watched, as with Put;
+// with [Plain] there is nothing but the stores, and between two of them a load that the compiler must believe to matter.
+type (
+	Plain   = struct{}
+	Watched = uint8
+)
+
+// pivot is what that load looks at. It is never written.
+var pivot atomic.Uint32
+
+// PutAs is Put in such a function.
+func PutAs[S any](p *atomic.Uint64, v uint64) {
+	if unsafe.Sizeof(*(*S)(nil)) != 0 {
+		announceWord(p)
+	}
+	put(p, v)
+	pivot.Load()
+}
+
+// PutByteAs is PutByte in such a function.
+func PutByteAs[S any](p *byte, v byte) {
+	if unsafe.Sizeof(*(*S)(nil)) != 0 {
+		announceByte(p)
+	}
+	putByte(p, v)
+	pivot.Load()
+}
+
+//go:noinline
+func announceWord(p *atomic.Uint64) { OnStore(unsafe.Pointer(p), 8) }
+
+//go:noinline
+func announceByte(p *byte) { OnStore(unsafe.Pointer(p), 1) }
+
+//go:noinline
+func announceLine(p *[64]byte) { OnStore(unsafe.Pointer(p), 64) }
+
 // Announce tells the tests of n bytes at p that are about to be written in no order: memory that nobody can
 // see, or nobody else reads.
 func Announce(p unsafe.Pointer, n uintptr) {
@@ -39,10 +76,10 @@ func Announce(p unsafe.Pointer, n uintptr) {
 	}
 }
 
-// ClearLine is Clear for 64 bytes.
-func ClearLine(b *[64]byte) {
-	if OnStore != nil {
-		OnStore(unsafe.Pointer(b), 64)
+// ClearLine is Clear for 64 bytes, in such a function.
+func ClearLine[S any](b *[64]byte) {
+	if unsafe.Sizeof(*(*S)(nil)) != 0 {
+		announceLine(b)
 	}
 	clearLine(b)
 }
