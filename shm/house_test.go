@@ -50,8 +50,11 @@ var outside = map[string][]string{
 // shm.At does.
 const unsafeFiles = `
 containers/copywords.go
+containers/internal/blocks/heap.go
 containers/internal/blocks/layout.go
+containers/internal/blocks/one.go
 containers/internal/heap/heap.go
+containers/internal/txn/clear_race.go
 containers/internal/txn/lane.go
 containers/internal/txn/layout.go
 containers/internal/txn/operation.go

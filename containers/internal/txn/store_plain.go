@@ -19,7 +19,3 @@ func GetByte(p *byte) byte { return *p }
 
 // release gives up what p guards, in this process' own memory.
 func release(p *atomic.Uint32) { *(*uint32)(unsafe.Pointer(p)) = 0 }
-
-func clearLine(b *[64]byte) { *b = [64]byte{} }
-
-func clearBytes(b []byte) { clear(b) }
