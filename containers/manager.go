@@ -47,7 +47,7 @@ type root struct {
 
 const (
 	rootMagic   = 0x7472616e69616d63 // "cmainart" in little-endian order
-	rootVersion = 1                  // of root, directory, layouts, objects and heap; a change of any changes it
+	rootVersion = 2                  // of root, directory, layouts, objects and heap; a change of any changes it
 	rootBuckets = 128
 	rootSize    = 64 + 8*rootBuckets
 )
@@ -339,7 +339,19 @@ func newSpace(r *shm.Region) (*space, error) {
 	return s, err
 }
 
-func init() { shm.SetCheck(checkRegion) }
+func init() {
+	shm.SetCheck(checkRegion)
+	shm.SetRecoverer(heap.Recoverer{Heap: heapOf})
+}
+
+// heapOf returns the heap of a region in whose lanes a dead process has left something.
+func heapOf(r *shm.Region) (*heap.Heap, error) {
+	off := shm.Offset(r.Root().Load())
+	if t, err := shm.At[root](r, off); err != nil || t.magic != rootMagic || t.version != rootVersion {
+		return nil, fmt.Errorf("containers: recovery: no containers at offset %d: %w", off, shm.ErrCorrupt)
+	}
+	return heap.Open(r, off+rootSize)
+}
 
 // checkRegion is Check for a region that nobody has a Manager on yet. One that holds something else than
 // containers is not for it to judge.

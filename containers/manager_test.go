@@ -426,7 +426,7 @@ func TestUserClosingTheRegionDoesNotFault(t *testing.T) {
 
 func TestFullRegionRefusesAndStaysAsItWas(t *testing.T) {
 	for _, open := range []func(...shm.Option) (*shm.Region, error){shm.Heap, shm.Anonymous} {
-		r, err := open(shm.Size(32<<10), shm.Limit(64<<10))
+		r, err := open(shm.Size(32<<10), shm.Limit(96<<10))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -464,7 +464,7 @@ func TestFullRegionRefusesAndStaysAsItWas(t *testing.T) {
 			filled = append(filled, v)
 		}
 		if len(filled) < 20 {
-			t.Errorf("64 KiB hold %d values of 2 KB", len(filled))
+			t.Errorf("96 KiB hold %d values of 2 KB", len(filled))
 		}
 		for _, v := range filled {
 			v.Store([1000]byte{1}) // needs no room

@@ -50,10 +50,9 @@ var outside = map[string][]string{
 // shm.At does.
 const unsafeFiles = `
 containers/copywords.go
-containers/internal/blocks/heap.go
-containers/internal/blocks/layout.go
-containers/internal/blocks/one.go
 containers/internal/heap/heap.go
+containers/internal/heap/layout.go
+containers/internal/heap/one.go
 containers/internal/txn/clear_race.go
 containers/internal/txn/lane.go
 containers/internal/txn/layout.go
@@ -241,7 +240,7 @@ var harmless = map[string]bool{
 	"errors.New": true, "fmt.Errorf": true, "crc64.MakeTable": true, "rand.Uint64": true, "flag.Bool": true,
 	"reflect.TypeFor": true, "reflect.TypeOf": true, "unsafe.Sizeof": true, "unsafe.Offsetof": true, "unsafe.Alignof": true, "unsafe.Pointer": true,
 	"sync.OnceValue": true, "stdsync.OnceValue": true, "stdsync.OnceValues": true, "stdsync.OnceFunc": true,
-	"runtime.NumCPU": true, "uint64": true, "newToken": true, "new": true, "make": true, "len": true, "string": true,
+	"runtime.NumCPU": true, "uint64": true, "uint8": true, "int": true, "min": true, "max": true, "newToken": true, "new": true, "make": true, "len": true, "string": true,
 	"regexp.MustCompile": true, "namedLayout": true, "shm.Self": true, "shm.SetCheck": true, "shm.SetWaker": true, "shm.SetForgetter": true, "shm.SetRecoverer": true, "proc.Define": true,
 }
 

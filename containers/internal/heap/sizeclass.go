@@ -1,4 +1,4 @@
-package blocks
+package heap
 
 // Size classes are part of the format: the class of a span is in its descriptor, and magazines have their places by class.
 // They are multiples of 64 bytes up to 512, then four to a doubling, up to 32 KiB; larger blocks are runs of pages. A

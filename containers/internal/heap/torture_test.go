@@ -1,4 +1,4 @@
-package blocks
+package heap
 
 import (
 	"context"
@@ -38,7 +38,7 @@ type tortureArgs struct {
 	Rounds          int // 0: until killed
 }
 
-var torture = proc.Define("blocks torture", func(_ context.Context, a tortureArgs) error {
+var torture = proc.Define("heap torture", func(_ context.Context, a tortureArgs) error {
 	w := &world{t: fatal{}, r: a.Region, at: a.Region.Data() + thingsSize}
 	var err error
 	if w.th, err = shm.At[things](w.r, w.r.Data()); err != nil {
