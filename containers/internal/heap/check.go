@@ -117,14 +117,15 @@ type foundBlock struct {
 
 // A walker is one walk through a heap whose locks are held.
 type walker struct {
-	p      *Heap
-	u      Usage
-	live   []foundBlock
-	cached map[uint64]int  // blocks that are idle and in no mask, and their classes
-	kept   map[uint64]bool // blocks in magazines
-	owed   map[uint64]bool
-	moving []uint64                    // of owed: perhaps half way into a magazine
-	listed [classCount]map[uint64]bool // spans with free blocks
+	p        *Heap
+	u        Usage
+	live     []foundBlock
+	cached   map[uint64]int  // blocks that are idle and in no mask, and their classes
+	kept     map[uint64]bool // blocks in magazines
+	owed     map[uint64]bool
+	disowned []uint64                    // objects in use whose creator is 0
+	moving   []uint64                    // of owed: perhaps half way into a magazine
+	listed   [classCount]map[uint64]bool // spans with free blocks
 }
 
 func bad(format string, args ...any) error {
@@ -306,6 +307,10 @@ func (w *walker) span(page uint64, c int, d *descriptor) error {
 			w.live = append(w.live, foundBlock{off, k.size, c, c == objectClass})
 			if c != objectClass {
 				w.u.Live, w.u.LiveBlocks = w.u.Live+k.size, w.u.LiveBlocks+1
+			} else if o, err := shm.At[objectHead](p.r, shm.Offset(off)); err != nil {
+				return err
+			} else if o.creator.Load() == 0 {
+				w.disowned = append(w.disowned, off)
 			}
 			u.Live++
 		case state == byte(c+1) && mask>>i&1 == 0:
@@ -423,16 +428,9 @@ func (w *walker) exact() error {
 	if n != uint64(len(w.owed)) {
 		return bad("operations are to free %d blocks, of which %d are live", len(w.owed), n)
 	}
-	for _, b := range w.live {
-		if !b.object {
-			continue
-		}
-		o, err := shm.At[objectHead](w.p.r, shm.Offset(b.off))
-		if err != nil {
-			return err
-		}
-		if o.creator.Load() == 0 && !w.owed[b.off] {
-			return bad("object at offset %d is in use, and says it is free", b.off)
+	for _, off := range w.disowned { // as it was during the walk: others may go on since
+		if !w.owed[off] {
+			return bad("object at offset %d is in use, and says it is free", off)
 		}
 	}
 	return nil
