@@ -2,11 +2,9 @@ package shm
 
 import "sync/atomic"
 
-// Slots is how many processes a region has room for.
-const Slots = slotCount
-
-// Slot returns the number of this process' slot in r, -1 if it has none: r is open for reading only, or closed.
-func (r *Region) Slot() int {
+// LaneSlot returns the number of the slot whose lanes this process uses in r, -1 if it has none: r is open for
+// reading only, or closed. Unlike [Region.Slot] it knows the one slot of a region on the Go heap.
+func (r *Region) LaneSlot() int {
 	m := r.m
 	if m.seat == nil || m.closed.Load() {
 		return -1

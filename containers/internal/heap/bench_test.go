@@ -18,7 +18,7 @@ func benchHeap(b *testing.B) *Heap {
 	if err := Format(r, r.Data()); err != nil {
 		b.Fatal(err)
 	}
-	p, err := open(r, r.Data(), r.Slot())
+	p, err := open(r, r.Data(), r.LaneSlot())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -36,8 +36,8 @@ func Open(r *shm.Region, at shm.Offset) (*Heap, error) {
 	if p := heaps.all[heapKey{r.ID(), at}].Value(); p != nil {
 		return p, nil
 	}
-	p, err := open(r, at, r.Slot())
-	if err == nil && r.Slot() >= 0 { // else it is only read
+	p, err := open(r, at, r.LaneSlot())
+	if err == nil && r.LaneSlot() >= 0 { // else it is only read
 		if heaps.all == nil {
 			heaps.all = map[heapKey]weak.Pointer[Heap]{}
 		}

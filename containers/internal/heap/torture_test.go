@@ -276,7 +276,7 @@ func settle(t *testing.T, r *shm.Region, p *Heap) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u.Cached != u.Slots[r.Slot()] {
-		t.Errorf("after all others ended: %d bytes in magazines, of which %d are ours: %v", u.Cached, u.Slots[r.Slot()], u.Slots)
+	if u.Cached != u.Slots[r.LaneSlot()] {
+		t.Errorf("after all others ended: %d bytes in magazines, of which %d are ours: %v", u.Cached, u.Slots[r.LaneSlot()], u.Slots)
 	}
 }
