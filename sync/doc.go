@@ -193,6 +193,15 @@
 // injected into them are each found. It found that a leader which had noticed a death, and was signalled before it had
 // locked the mutex, took the notice with it.
 //
+// # Wait on many
+//
+// [WaitAny] is one more sleeper beside those of the gates: it marks the word of each lock as a leader does, and sleeps by
+// all of them together (futex_waitv). It takes the first that is to be had. Of the others it may have used up a wake-up, of
+// any of them, since the kernel tells of one word and may have woken by several; so it gives each up as a leader does that
+// is cancelled after a sleep, and passes a wake-up on. Without that a waiter sleeps for ever beside a free lock, as a test
+// shows whose sleeps have no end. It never parks in a gate, also if its own process holds the lock: then it sleeps, and
+// the release wakes it, or finds it reserved after a millisecond.
+//
 // # Who has it, and who waits
 //
 // [Mutex.Owner] says who holds a lock and whether that process lives, on what evidence; [Mutex.Stats]
