@@ -184,8 +184,7 @@ func (s *space) leave() error {
 // is: the region stays as large as it is, and its file gets holes. When the memory is needed again, it is
 // reserved first; on a file system that is full by then making an object returns [shm.ErrNoSpace].
 //
-// What was 1 MiB or more in one piece goes back by itself when it is freed, unless this process keeps taking such
-// pieces again, and except where [shm.Region.ReadableHoles] is false: in a file system in memory that has a size, such as /dev/shm. There a method
+// What was 1 MiB or more in one piece goes back by itself when it is freed, except where [shm.Region.ReadableHoles] is false: in a file system in memory that has a size, such as /dev/shm. There a method
 // that reads an object without its lock, and finds only then that it was destroyed, would take memory again, and if the
 // file system were full by then, the read would end its program. So call Trim there when no process uses
 // handles on objects that were destroyed, and none is in the middle of reading what others change.

@@ -1,3 +1,29 @@
 // Package heap allocates blocks in a region's data area for all processes that share it. A process may be killed at any
 // instruction: every block is then live or free, as before or as after what it was in, and none is lost.
+//
+// # Pages, spans, blocks
+//
+// The data area is pages of 4 KiB. A size class takes its blocks from spans of some pages; what is larger is a run of
+// pages, and one block. What a page is, and the state of every block, stands in the page table, apart from the blocks: a
+// descriptor for each page, a bit that says whether it is free, and a byte for each 64 bytes, where a block begins. So
+// nothing of the heap lies in what its users write to, free runs are joined by being next to each other in the bits, and
+// an offset that is none, or is freed twice, is refused by what the table says of it. The table grows in segments, each
+// as large as all before.
+//
+// # Magazines
+//
+// A lane (package txn) keeps some blocks of each class in a magazine. Taking a block from there, or giving one back, is
+// a few words of the lane and the state byte, without a lock. A magazine is filled from the class' spans, and emptied into
+// them, under the lock of the class, by an inner operation that ends before the outer one does.
+//
+// # What a kill leaves
+//
+// All stores go through package txn, which undoes them, or finishes them, before anybody may take a lock of the dead
+// process. The magazines of its lanes are given back when its slot is drained. The region grows by one store, after its
+// memory was reserved.
+//
+// # Sources
+//
+// Superblocks with descriptors apart from them follow LRMalloc and Ralloc; magazines are those of Bonwick and Adams
+// ("Magazines and Vmem"); the free pages are a bitmap, not PostgreSQL's tree of runs, since a bit can be set back.
 package heap
