@@ -646,6 +646,9 @@ func (a *attempt) seize(rw *RWMutex, repair func(shm.Death) error) (err error) {
 		if err := a.settle(mend(rw, repair)); err != nil {
 			return err
 		}
+		if raceEnabled { // a reader that has repaired does not release what it read, but what it wrote
+			raceRelease(m)
+		}
 		if !pin(a.region) { // closed while it was repaired: held by this process until it ends, like a Mutex then
 			return closedError(a.limit.what, a.region)
 		}
