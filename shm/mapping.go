@@ -226,7 +226,7 @@ func (m *mapping) size() uint64 {
 // mapFile maps the whole limit of a region's file.
 func (m *mapping) mapFile() error {
 	mem, err := mapShared(m.file, m.limit, m.readOnly)
-	for try := 0; err != nil && try < 5; try++ {
+	for try := 0; err != nil && try < 9; try++ {
 		runtime.GC() // the addresses of closed regions come back when it finds that no handle is left
 		time.Sleep(time.Millisecond << try)
 		mem, err = mapShared(m.file, m.limit, m.readOnly)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	stdsync "sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -138,9 +139,10 @@ func TestSuspectsFindsNothingInAChain(t *testing.T) {
 // dineInOrder takes the forks in their order, over and over.
 var dineInOrder = proc.Define("dine in order", func(ctx context.Context, o order) error {
 	t := tableIn(o.Region)
+	var wg stdsync.WaitGroup
 	for g := range 3 {
-		go func() {
-			for {
+		wg.Go(func() {
+			for t.go2.Load() == 0 {
 				a, b := &t.forks[g%2], &t.forks[g%2+1]
 				a.Lock()
 				b.Lock()
@@ -149,9 +151,9 @@ var dineInOrder = proc.Define("dine in order", func(ctx context.Context, o order
 				b.Unlock()
 				a.Unlock()
 			}
-		}()
+		})
 	}
-	await(&t.go2, 1)
+	wg.Wait()
 	return nil
 })
 
