@@ -76,8 +76,8 @@ func TestWaitAnyEndsWithItsContextAndNotBefore(t *testing.T) {
 		m.stalls[i].mu.Lock()
 	}
 	for _, d := range []time.Duration{10 * time.Millisecond, 150 * time.Millisecond} {
+		begin := time.Now() // before the context's own time begins
 		ctx, cancel := context.WithTimeout(t.Context(), d)
-		begin := time.Now()
 		got, err := shmsync.WaitAny(ctx, append(m.locks(), &m.events[0], &m.events[1])...)
 		if waited := time.Since(begin); got != -1 || !errors.Is(err, context.DeadlineExceeded) || waited < d {
 			t.Errorf("got %d, %v after %v of %v", got, err, waited, d)
