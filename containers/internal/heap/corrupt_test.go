@@ -168,12 +168,14 @@ func TestAnyWordMayChangeMeanwhile(t *testing.T) {
 		}
 		done <- true
 	}()
+	defer func() { // also if the test fails: before its region is closed
+		stop.Store(true)
+		<-done
+	}()
 	for k := range 400 {
 		if k%20 == 0 {
 			w.restore(m)
 		}
 		use(w)
 	}
-	stop.Store(true)
-	<-done
 }

@@ -178,7 +178,11 @@ func attach(r *shm.Region, blocks Blocks, ls *[MaxLanes]line, slot, n int) (*Lan
 		return nil, fmt.Errorf("txn: memory of lane %d of slot %d at offset %d: %w", n, slot, off, shm.ErrCorrupt)
 	}
 	l := &Lane{r: r, blocks: blocks, line: &ls[n], mem: m, slot: slot, number: n}
-	l.fresh(ls[n].word.Load())
+	w := ls[n].word.Load()
+	if !sound(w) {
+		return nil, l.corrupt("control word", w)
+	}
+	l.fresh(w)
 	return l, nil
 }
 

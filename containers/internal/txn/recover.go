@@ -68,11 +68,15 @@ func adopt(op, l *Lane) error {
 		if !gives {
 			return nil
 		}
-		k, e := l.mem.outer[cursorOf(l.word)].load()
-		if k != kind || cursorOf(l.word) >= entriesOf(l.word) {
-			return l.corrupt("cursor", uint64(cursorOf(l.word)))
+		at := cursorOf(l.word)
+		if at >= entriesOf(l.word) {
+			return l.corrupt("cursor", uint64(at))
 		}
-		next := given(l.word, l.next(kind, cursorOf(l.word)+1))
+		k, e := l.mem.outer[at].load()
+		if k != kind {
+			return l.corrupt("entry at the cursor of kind", k)
+		}
+		next := given(l.word, l.next(kind, at+1))
 		if err := op.Set(&l.line.word, next); err != nil {
 			return err
 		}
@@ -108,6 +112,11 @@ func each(r *shm.Region, slot int, blocks Blocks, fn func(*Lane) error) error {
 	return nil
 }
 
+// sound reports whether a control word, which is foreign input, can be one.
+func sound(w uint64) bool {
+	return entriesOf(w) <= outerEntries && phaseOf(w) <= phaseReturning && cursorOf(w) <= entriesOf(w)
+}
+
 func (l *Lane) corrupt(what string, got uint64) error {
 	return fmt.Errorf("txn: lane %d of slot %d: %s %d: %w", l.number, l.slot, what, got, shm.ErrCorrupt)
 }
@@ -120,7 +129,7 @@ func (l *Lane) undo() error {
 	}
 	w := l.line.word.Load()
 	n := entriesOf(w)
-	if n > outerEntries || phaseOf(w) > phaseReturning || cursorOf(w) > n {
+	if !sound(w) {
 		return l.corrupt("control word", w)
 	}
 	l.fresh(w)
@@ -190,9 +199,12 @@ func (l *Lane) giveBack() error {
 			return nil
 		}
 		at := cursorOf(l.word)
-		k, e := l.mem.outer[at].load()
-		if k != kind || at >= entriesOf(l.word) {
+		if at >= entriesOf(l.word) {
 			return l.corrupt("cursor", uint64(at))
+		}
+		k, e := l.mem.outer[at].load()
+		if k != kind {
+			return l.corrupt("entry at the cursor of kind", k)
 		}
 		next := given(l.word, l.next(kind, at+1))
 		if err := l.blocks.Give(l, e, next); err != nil {
