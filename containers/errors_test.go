@@ -78,7 +78,7 @@ func TestEveryMistakeHasItsOwnErrorThatNamesTheWayOut(t *testing.T) {
 		{"a region that is not there", func() error { _, err := shm.Open("none"); return err }, fs.ErrNotExist, []string{"none", "Create"}},
 		{"a region that is there already", func() error { _, err := shm.Create("orders"); return err }, fs.ErrExist, []string{"orders", "Open", "Remove"}},
 		{"a file that is no region", func() error { _, err := shm.Open("letter"); return err }, shm.ErrCorrupt, []string{"letter", "0x"}},
-		{"a newer layout", func() error { _, err := shm.Open("newer"); return err }, shm.ErrVersion, []string{"newer", "77", "1"}},
+		{"a newer layout", func() error { _, err := shm.Open("newer"); return err }, shm.ErrVersion, []string{"newer", "version 77", "knows 2"}},
 		{"a pointer deep inside", func() error { _, err := NewShared(m, deep{}); return err }, shm.ErrNotPlain, []string{"Rows[].Next", "*int", "Link"}},
 		{"a string", func() error { _, err := NewShared(m, struct{ S string }{}); return err }, shm.ErrNotPlain, []string{".S", "string", "[N]byte", "PutText"}},
 		{"the standard sync", func() error { _, err := New[locked](m); return err }, shm.ErrStandardSync, []string{"locked.mu", "sync.Mutex", "shmsync \"github.com/shmkit/shmkit/sync\""}},
