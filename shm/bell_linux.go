@@ -10,6 +10,7 @@ import (
 	stdsync "sync"
 	"sync/atomic"
 	"unsafe"
+	"weak"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,17 +84,19 @@ func (m *mapping) hangBell() {
 	if m.seat == nil || m.file == nil {
 		return
 	}
-	go m.hangBellNow()
+	// Who opens a region waits under regions.mu for the addresses of closed ones, which nothing may refer to.
+	go hangBellNow(weak.Make(m))
 }
 
-func (m *mapping) hangBellNow() {
+func hangBellNow(of weak.Pointer[mapping]) {
 	guardian.start.Do(startGuardian)
 	if guardian.thread == 0 {
 		return
 	}
 	regions.mu.Lock()
 	defer regions.mu.Unlock()
-	if m.closed.Load() { // a bell that hangs stays; if none does, the region has none until it is opened again
+	m := of.Value()
+	if m == nil || m.closed.Load() { // a bell that hangs stays; if none does, the region has none until it is opened again
 		return
 	}
 	s := m.seat
