@@ -239,6 +239,9 @@ func (p *Heap) takeRun(l *txn.Lane, n uint64) (shm.Offset, error) {
 	pages := (n + pageSize - 1) / pageSize
 	var first uint64
 	var dirty bool
+	if err := l.Room(1); err != nil { // before the locks
+		return 0, err
+	}
 	err := p.inner(l, &p.h.pages.mu, func(*locks) (err error) {
 		if first, dirty, err = p.takePages(l, pages); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package heap
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -33,20 +34,25 @@ func (m *magazine) count() (uint64, error) {
 	return n, nil
 }
 
-// laneWord returns the word that has the offset of a lane's memory, or of a slot's control lines.
+// laneWord returns the word that has the offset of a slot's control lines, or of a lane's memory, or of its log's extension more-1.
 func (p *Heap) laneWord(slot, lane int) (*atomic.Uint64, error) {
-	if slot < shm.Slots && lane == laneLines {
+	lane, more := lane&0xff, lane>>8
+	if slot < shm.Slots && lane == laneLines && more == 0 {
 		return p.r.Lanes(slot), nil
 	}
-	if slot < shm.Slots && lane < txn.MaxLanes {
-		if w, err := txn.MemoryWord(p.r, slot, lane); w != nil || err != nil {
+	if slot < shm.Slots && lane < txn.MaxLanes && more <= txn.Extensions {
+		w, err := txn.MemoryWord(p.r, slot, lane)
+		if more > 0 {
+			w, err = txn.MoreWord(p.r, slot, lane, more-1)
+		}
+		if w != nil || err != nil {
 			return w, err
 		}
 	}
 	return nil, fmt.Errorf("heap: memory for lane %d of slot %d: %w", lane, slot, shm.ErrCorrupt)
 }
 
-// laneOf returns which lane's memory begins at a page of that kind.
+// laneOf returns which lane's memory begins at a page of that kind, as laneWord has it.
 func laneOf(kind uint64) (slot, lane int) {
 	return int(numberOf(kind) >> 16 & 0xffff), int(numberOf(kind) >> 32)
 }
@@ -56,6 +62,16 @@ func (p *Heap) Lines(slot int) error { return p.bootPages(txn.LinesSize/pageSize
 
 // Memory makes the memory of a lane: see [txn.Blocks].
 func (p *Heap) Memory(slot, lane int) error { return p.bootPages(txn.MemorySize/pageSize, slot, lane) }
+
+// More makes an extension of a lane's log: see [txn.Blocks].
+func (p *Heap) More(l *txn.Lane, k int) error {
+	more := func() error { return p.bootPages(1<<k, l.Slot(), l.Number()|(k+1)<<8) }
+	err := more()
+	if errors.Is(err, shm.ErrNoSpace) && p.relieve(l) == nil {
+		err = more()
+	}
+	return err
+}
 
 // take takes a block of class c out of the magazine of l, and notes it in the operation there.
 func (p *Heap) take(l *txn.Lane, c int) (uint64, error) {

@@ -80,7 +80,7 @@ const (
 	pageBody = 2 // another page of a span; the number is how many pages back that begins
 	pageRun  = 3 // the first of a run, which is one block; the number is how many pages it has
 	pageMeta = 4 // the first of a segment of the page table; the number is how many pages that has
-	pageLane = 5 // the first of a lane's memory, or of the control lines of a slot: pages | slot<<16 | lane<<32
+	pageLane = 5 // the first of a lane's memory, or of an extension, or of the control lines of a slot: pages | slot<<16 | lane<<32; | extension of its log, +1, <<40
 
 	laneLines = 0xff // in place of a lane: the control lines
 )

@@ -306,6 +306,10 @@ func (p *Heap) grow(n, count uint64) error {
 // boot makes n pages the memory of a lane, or the control lines of a slot, and stores their offset in the word that speaks of
 // them. There may be no lane yet to log it in, so the page lock has a word for it, and who takes the lock over finishes.
 func (p *Heap) bootPages(n uint64, slot, lane int) (err error) {
+	if !p.r.Pin() {
+		return fmt.Errorf("heap: %w", shm.ErrClosed)
+	}
+	defer p.r.Unpin()
 	if err := p.lock(&p.h.pages.mu); err != nil {
 		return err
 	}

@@ -126,6 +126,12 @@ var scenarios = map[string]struct {
 		w.loose, err = p.Alloc(40_000)
 		return err
 	}, func(w *world, p *Heap) error { return p.Free(w.loose) }},
+	"operation with a long log": {144 << 10, 144 << 10, func(w *world, p *Heap) error {
+		return first(warm(w, p), w.fill(p, 0, 2, 64))
+	}, func(w *world, p *Heap) error { return w.long(p, 187) }},
+	"rolled back with a long log": {144 << 10, 144 << 10, func(w *world, p *Heap) error {
+		return first(warm(w, p), w.fill(p, 0, 2, 64))
+	}, func(w *world, p *Heap) error { return w.long(p, -187) }},
 	"flush": {0, 0, func(w *world, p *Heap) error {
 		return first(warm(w, p), w.fill(p, 0, 3, 2048), w.empty(p, 0, 2), w.create(p, 5, 4096, 64))
 	}, func(w *world, p *Heap) error {

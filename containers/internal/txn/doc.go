@@ -21,7 +21,8 @@
 //
 //	slot.lanes ──> | line 0 | line 1 | ... line 63 |
 //	                   │ memory
-//	                   └──> | inner log | outer log | private to the heap: magazines |
+//	                   ├──> | inner log | outer log, 192 entries | private to the heap: magazines |
+//	                   └──> more of the outer log, when an operation needs it: | 256 entries | 512 | ... | 32768 |
 //
 // A bitmap of busy lanes in the slot, which the first design had, would cost each operation two locked instructions
 // on one line of all goroutines; looking at the lines of the lanes that have memory costs recovery a microsecond.
@@ -58,6 +59,14 @@
 // Old values may be logged only of words that nobody else writes before the commit: those that a lock guards
 // which the operation holds, and those of the lane. A block that was taken is not put back by old values: what it was
 // taken from may have been refilled since. It is freed, as after a commit.
+//
+// The log has room for 192 entries in the lane's memory, which is what ordinary calls need, and for 65,472 in all. An operation with more
+// takes extensions, each twice as long as the one before, and goes on: they are taken as the lane's memory is, under
+// the heap's page lock, and are not part of the operation, so that a kill leaves an extension free, or the lane's for the next
+// operation. A lane keeps them for life, a megabyte at most: what long operations need once they need again, and
+// recovery, which may take nothing and give nothing back, finds them where they were. There is no chain of blocks (as in
+// PMDK's ulogs), but one word in the control line for each: recovery, to which they are foreign input, has
+// nothing to follow, and cannot go round in circles.
 //
 // # The inner log
 //

@@ -11,7 +11,7 @@ import (
 	"github.com/shmkit/shmkit/shm"
 )
 
-// ErrLogFull is returned by an operation that changes more than its lane's log has room for. It is to be rolled back.
+// ErrLogFull is returned by an operation with more than 65,472 entries in its log. It is to be rolled back.
 var ErrLogFull = errors.New("txn: log full")
 
 // Blocks is the heap, as lanes need it. Its methods look at memory that a dead process has left, and believe nothing there.
@@ -21,6 +21,8 @@ type Blocks interface {
 	// or both done.
 	Lines(slot int) error
 	Memory(slot, lane int) error
+	// More does so with extension k of the log of l, in which an operation is under way, but no inner one.
+	More(l *Lane, k int) error
 
 	// Taken settles the taking of a block that a kill may have cut off: it reports whether the block was taken, and
 	// sees to it that l is as before if not. It takes no lock, and may be called again.
@@ -67,7 +69,11 @@ type Lane struct {
 	took   int
 	slot   int
 	number int
-	_      [32]byte
+	room   int       // entries that the outer log has memory for
+	more   [][]entry // extensions of it
+	freed  map[uint64]struct{}
+	looked int // entries up to here are in freed
+	_      [104]byte
 }
 
 // Enter returns a lane for an operation. It waits for other goroutines if all are in use, and for memory only if this is the
@@ -172,22 +178,61 @@ func (s *Lanes) Each(fn func(l *Lane) error) error {
 
 // attach returns a lane that has memory.
 func attach(r *shm.Region, blocks Blocks, ls *[MaxLanes]line, slot, n int) (*Lane, error) {
+	w := ls[n].word.Load() // before its extensions: its process may be taking one, if this is only a look
 	off := ls[n].memory.Load()
 	m, err := shm.At[memory](r, shm.Offset(off))
 	if err != nil || off%lineSize != 0 {
 		return nil, fmt.Errorf("txn: memory of lane %d of slot %d at offset %d: %w", n, slot, off, shm.ErrCorrupt)
 	}
-	l := &Lane{r: r, blocks: blocks, line: &ls[n], mem: m, slot: slot, number: n}
-	w := ls[n].word.Load()
-	if !sound(w) {
+	l := &Lane{r: r, blocks: blocks, line: &ls[n], mem: m, slot: slot, number: n, room: outerEntries}
+	for k := range l.line.more {
+		if l.line.more[k].Load() == 0 {
+			break
+		}
+		if err := l.extend(k); err != nil {
+			return nil, err
+		}
+	}
+	if !l.sound(w) {
 		return nil, l.corrupt("control word", w)
 	}
 	l.fresh(w)
 	return l, nil
 }
 
+// extend makes l know extension k of its log, which is the next one. What the region says of it is foreign input.
+func (l *Lane) extend(k int) error {
+	off, size := l.line.more[k].Load(), extensionSize(k)
+	b, err := l.r.Bytes(shm.Offset(off), size)
+	if err != nil || off%lineSize != 0 || off == 0 {
+		return l.corrupt(fmt.Sprintf("extension %d of the log at offset", k), off)
+	}
+	for i := range l.more { // to write one must not change another
+		if other := l.line.more[i].Load(); off < other+extensionSize(i) && other < off+size {
+			return l.corrupt(fmt.Sprintf("extensions %d and %d of the log overlap at offset", i, k), off)
+		}
+	}
+	l.more = append(l.more, unsafe.Slice((*entry)(unsafe.Pointer(&b[0])), size/entrySize))
+	l.room += int(size / entrySize)
+	return nil
+}
+
+// entry returns entry i of the outer log, for which there is memory.
+func (l *Lane) entry(i int) *entry {
+	if i < outerEntries {
+		return &l.mem.outer[i]
+	}
+	k, at := extensionOf(i)
+	return &l.more[k][at]
+}
+
 // fresh makes l know the control word, with an operation that has no entries.
-func (l *Lane) fresh(word uint64) { l.word, l.inner, l.later, l.free, l.took = word, 0, -1, -1, -1 }
+func (l *Lane) fresh(word uint64) {
+	l.word, l.inner, l.later, l.free, l.took = word, 0, -1, -1, -1
+	if l.freed != nil {
+		l.freed = nil
+	}
+}
 
 // clear finishes what the last process of the slot left here.
 func (l *Lane) clear() error {
@@ -196,6 +241,10 @@ func (l *Lane) clear() error {
 	}
 	return l.giveBack()
 }
+
+// Slot and Number say which lane l is.
+func (l *Lane) Slot() int   { return l.slot }
+func (l *Lane) Number() int { return l.number }
 
 // Private returns the part of the lane's memory that is the heap's. Its words are those of the operation in the lane.
 func (l *Lane) Private() *[PrivateSize / 8]atomic.Uint64 { return &l.mem.private }

@@ -2,6 +2,7 @@ package txn
 
 import (
 	"fmt"
+	"math/bits"
 	"structs"
 	"sync/atomic"
 	"unsafe"
@@ -13,6 +14,7 @@ const (
 	MaxLanes    = 64
 	LinesSize   = MaxLanes * lineSize // bytes of the control lines of a slot
 	MemorySize  = 8192                // bytes of a lane's memory
+	Extensions  = extensions          // that a lane has at most
 	PrivateSize = 4096                // bytes of it that are the heap's
 
 	PrivateWords = PrivateSize / 8
@@ -21,18 +23,25 @@ const (
 	innerEntries = 64
 	outerEntries = (MemorySize - PrivateSize - innerEntries*entrySize) / entrySize
 	entrySize    = 16
+
+	// An operation with more entries than the lane's memory has room for takes extensions, of which each is twice as long as the one before.
+	extensions     = 8
+	firstExtension = 4096 / entrySize // entries of the first
+	maxEntries     = outerEntries + (1<<extensions-1)*firstExtension
+
+	_ = uint16(maxEntries) // the control word counts in 16 bits
 )
 
 // line is the control line of a lane. Only the process of its slot writes it, one goroutine at a time, or whoever
 // recovers that.
 type line struct {
 	_       structs.HostLayout
-	word    atomic.Uint64    // of the outer log: see transitions.go
-	inner   atomic.Uint64    // how many entries of the inner log count; 0: none is under way
-	memory  atomic.Uint64    // offset of the lane's memory, 0 none yet; then for ever
-	held    [4]atomic.Uint64 // reserved: locks of a transaction, noted after they are taken and cleared before they are released
-	drainer atomic.Uint64    // of the first line: token of the process that drains the slot, or died over it
-	_       [64]byte
+	word    atomic.Uint64             // of the outer log: see transitions.go
+	inner   atomic.Uint64             // how many entries of the inner log count; 0: none is under way
+	memory  atomic.Uint64             // offset of the lane's memory, 0 none yet; then for ever
+	held    [4]atomic.Uint64          // reserved: locks of a transaction, noted after they are taken and cleared before they are released
+	drainer atomic.Uint64             // of the first line: token of the process that drains the slot, or died over it
+	more    [extensions]atomic.Uint64 // offsets of the extensions, 0 none yet, and none behind; then for ever
 }
 
 // memory of a lane.
@@ -89,6 +98,25 @@ func lines(r *shm.Region, slot int) (*[MaxLanes]line, error) {
 		return nil, fmt.Errorf("txn: lanes of slot %d at offset %d: %w", slot, off, shm.ErrCorrupt)
 	}
 	return l, nil
+}
+
+// extensionSize returns the bytes of extension k.
+func extensionSize(k int) uint64 { return firstExtension * entrySize << k }
+
+// extensionOf returns which extension has entry i of the outer log, which is not in the lane's memory, and its index there.
+func extensionOf(i int) (k, at int) {
+	i -= outerEntries
+	k = bits.Len(uint(i/firstExtension+1)) - 1
+	return k, i - (1<<k-1)*firstExtension
+}
+
+// MoreWord returns the word that has the offset of a lane's extension, nil if its slot has no control lines.
+func MoreWord(r *shm.Region, slot, lane, k int) (*atomic.Uint64, error) {
+	ls, err := lines(r, slot)
+	if ls == nil || err != nil {
+		return nil, err
+	}
+	return &ls[lane].more[k], nil
 }
 
 // MemoryWord returns the word that has the offset of a lane's memory, nil if its slot has no control lines.

@@ -22,11 +22,11 @@ func (l *Lane) Owed(fn func(off shm.Offset, next bool)) error {
 	if !gives {
 		return nil
 	}
-	if entriesOf(l.word) > outerEntries {
+	if entriesOf(l.word) > l.room {
 		return l.corrupt("control word", l.word)
 	}
 	for i := cursorOf(l.word); i < entriesOf(l.word); i++ {
-		if k, e := l.mem.outer[i].load(); k == kind {
+		if k, e := l.entry(i).load(); k == kind {
 			fn(e.At, i == cursorOf(l.word))
 		}
 	}

@@ -28,10 +28,12 @@ func (l *Lane) step(next uint64) {
 // note appends an entry.
 func (l *Lane) note(at, val uint64) error {
 	n := entriesOf(l.word)
+	e, err := &l.mem.outer[min(n, outerEntries-1)], error(nil)
 	if n >= outerEntries {
-		return tooMany(n)
+		if e, err = l.far(n); err != nil {
+			return err
+		}
 	}
-	e := &l.mem.outer[n]
 	Put(&e.at, at)
 	Put(&e.val, val)
 	// crash here: the entry does not count
@@ -39,6 +41,63 @@ func (l *Lane) note(at, val uint64) error {
 	Put(&l.line.word, word)
 	l.word = word
 	return nil
+}
+
+// far returns entry n, which is in an extension, and takes that if it is the first to need it.
+//
+//go:noinline
+func (l *Lane) far(n int) (*entry, error) {
+	if err := l.Room(1); err != nil {
+		return nil, err
+	}
+	return l.entry(n), nil
+}
+
+// Room makes sure that the log takes n entries more. It takes the page lock of the heap, and memory for extensions, unless the lane
+// has them; so not within an inner operation.
+func (l *Lane) Room(n int) error {
+	for entriesOf(l.word)+n > l.room {
+		k := len(l.more)
+		if k == extensions {
+			return tooMany(entriesOf(l.word))
+		}
+		if l.line.more[k].Load() == 0 {
+			if err := l.blocks.More(l, k); err != nil {
+				return err
+			}
+		}
+		if err := l.extend(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// few is up to how many entries frees looks through each time.
+const few = 64
+
+// frees reports whether the operation has that entry, of kind free.
+func (l *Lane) frees(at uint64) bool {
+	n := entriesOf(l.word)
+	if l.free < 0 {
+		return false
+	}
+	if l.freed == nil && n-l.free > few {
+		l.freed, l.looked = map[uint64]struct{}{}, l.free
+	}
+	if l.freed != nil {
+		for ; l.looked < n; l.looked++ {
+			l.freed[l.entry(l.looked).at.Load()] = struct{}{}
+		}
+		_, ok := l.freed[at]
+		return ok
+	}
+	for i := l.free; i < n; i++ {
+		if l.entry(i).at.Load() == at {
+			return true
+		}
+	}
+	return false
 }
 
 //go:noinline
@@ -79,13 +138,13 @@ func (l *Lane) Took(off shm.Offset, val uint64) error {
 	return nil
 }
 
-// Take is Took inside an inner operation: the entry counts when that is committed.
+// Take is Took inside an inner operation: the entry counts when that is committed. [Lane.Room] has made room for it.
 func (l *Lane) Take(off shm.Offset, val uint64) error {
 	n := entriesOf(l.word)
-	if n >= outerEntries {
+	if n >= l.room {
 		return tooMany(n)
 	}
-	e := &l.mem.outer[n]
+	e := l.entry(n)
 	Put(&e.at, uint64(off)|kindTook)
 	Put(&e.val, val)
 	return l.Inner(&l.line.word, noted(l.word))
@@ -102,10 +161,8 @@ func (l *Lane) Taking() {
 // Free gives the block at off back when the operation is committed and its locks are released.
 func (l *Lane) Free(off shm.Offset, val uint64) error {
 	n := entriesOf(l.word)
-	for i := l.free; i >= 0 && i < n; i++ {
-		if l.mem.outer[i].at.Load() == uint64(off)|kindFree {
-			return fmt.Errorf("offset %d is freed twice in one operation: %w", off, shm.ErrCorrupt)
-		}
+	if l.frees(uint64(off) | kindFree) {
+		return fmt.Errorf("offset %d is freed twice in one operation: %w", off, shm.ErrCorrupt)
 	}
 	if err := l.note(uint64(off)|kindFree, val); err != nil {
 		return err
@@ -133,7 +190,7 @@ func (l *Lane) Commit() {
 // redo stores the later words of the operation.
 func (l *Lane) redo() {
 	for i := l.later; i < entriesOf(l.word); i++ {
-		if kind, e := l.mem.outer[i].load(); kind == kindLater {
+		if kind, e := l.entry(i).load(); kind == kindLater {
 			if p, err := shm.At[atomic.Uint64](l.r, e.At); err == nil { // it was inside when it was noted
 				Put(p, e.Val)
 			}

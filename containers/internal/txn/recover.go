@@ -72,7 +72,7 @@ func adopt(op, l *Lane) error {
 		if at >= entriesOf(l.word) {
 			return l.corrupt("cursor", uint64(at))
 		}
-		k, e := l.mem.outer[at].load()
+		k, e := l.entry(at).load()
 		if k != kind {
 			return l.corrupt("entry at the cursor of kind", k)
 		}
@@ -113,8 +113,8 @@ func each(r *shm.Region, slot int, blocks Blocks, fn func(*Lane) error) error {
 }
 
 // sound reports whether a control word, which is foreign input, can be one.
-func sound(w uint64) bool {
-	return entriesOf(w) <= outerEntries && phaseOf(w) <= phaseReturning && cursorOf(w) <= entriesOf(w)
+func (l *Lane) sound(w uint64) bool {
+	return entriesOf(w) <= l.room && phaseOf(w) <= phaseReturning && cursorOf(w) <= entriesOf(w)
 }
 
 func (l *Lane) corrupt(what string, got uint64) error {
@@ -129,14 +129,14 @@ func (l *Lane) undo() error {
 	}
 	w := l.line.word.Load()
 	n := entriesOf(w)
-	if !sound(w) {
+	if !l.sound(w) {
 		return l.corrupt("control word", w)
 	}
 	l.fresh(w)
 	switch phaseOf(w) {
 	case phaseActive:
 		if n > 0 {
-			if kind, e := l.mem.outer[n-1].load(); kind == kindTook {
+			if kind, e := l.entry(n - 1).load(); kind == kindTook {
 				taken, err := l.blocks.Taken(l, e)
 				if err != nil {
 					return err
@@ -148,7 +148,7 @@ func (l *Lane) undo() error {
 			}
 		}
 		for i := n - 1; i >= 0; i-- {
-			if kind, e := l.mem.outer[i].load(); kind == kindWord {
+			if kind, e := l.entry(i).load(); kind == kindWord {
 				if err := l.restore(kind, e); err != nil {
 					return err
 				}
@@ -158,7 +158,7 @@ func (l *Lane) undo() error {
 		l.step(undone(l.word, l.next(kindTook, 0)))
 	case phaseRedoing:
 		for i := range n {
-			if kind, e := l.mem.outer[i].load(); kind == kindLater {
+			if kind, e := l.entry(i).load(); kind == kindLater {
 				if err := l.restore(kindWord, e); err != nil {
 					return err
 				}
@@ -178,7 +178,7 @@ func (l *Lane) settleReturn() error {
 	if at >= entriesOf(l.word) {
 		return l.corrupt("cursor", uint64(at))
 	}
-	k, e := l.mem.outer[at].load()
+	k, e := l.entry(at).load()
 	if k != kind {
 		return l.corrupt("entry at the cursor of kind", k)
 	}
@@ -202,7 +202,7 @@ func (l *Lane) giveBack() error {
 		if at >= entriesOf(l.word) {
 			return l.corrupt("cursor", uint64(at))
 		}
-		k, e := l.mem.outer[at].load()
+		k, e := l.entry(at).load()
 		if k != kind {
 			return l.corrupt("entry at the cursor of kind", k)
 		}
@@ -217,7 +217,7 @@ func (l *Lane) giveBack() error {
 // next returns the index of the first entry of that kind from i on, or -1.
 func (l *Lane) next(kind uint64, i int) int {
 	for ; i < entriesOf(l.word); i++ {
-		if l.mem.outer[i].at.Load()&kindMask == kind {
+		if l.entry(i).at.Load()&kindMask == kind {
 			return i
 		}
 	}
