@@ -103,10 +103,13 @@ func TestCasesRefuseWhatTheyCannotRun(t *testing.T) {
 	refused("a sleeper without rounds", err)
 	_, err = bench.Handoffs{Lock: bench.Shmkit, Procs: 3, Rounds: 1}.Run(ctx, no)
 	refused("a hand-off between three", err)
-	_, err = bench.Barriers{Turns: 1}.Run(ctx, no)
-	refused("a barrier without round trips", err)
-	_, err = bench.Barriers{Turns: 1 << 20, Rounds: 1}.Run(ctx, no)
-	refused("more turns than there is room for", err)
+	for _, c := range []bench.Trips{
+		{Way: bench.ByCond, Procs: 2}, {Way: bench.ByCond, Procs: 3, Window: 1}, {Way: bench.ByChannel, Procs: 2, Window: 1},
+		{Way: "shouting", Procs: 1, Window: 1},
+	} {
+		_, err = c.Run(ctx)
+		refused(fmt.Sprintf("%+v", c), err)
+	}
 	_, err = bench.Crowd{Lock: bench.Standard, Goroutines: 1, Locks: 1}.Run(ctx, no)
 	refused("a crowd at a lock of another process' memory", err)
 	_, err = bench.Crowd{Lock: bench.Shmkit, Goroutines: 1, Locks: 1 << 20}.Run(ctx, no)
@@ -115,8 +118,13 @@ func TestCasesRefuseWhatTheyCannotRun(t *testing.T) {
 	refused("a kill without waiters", err)
 	_, err = bench.Starts{}.Run(ctx)
 	refused("no start", err)
-	for _, c := range []bench.Readers{{}, {Procs: []int{1}}, {Procs: []int{0}, Cycles: 1, Window: 1}, {Procs: []int{33}, Cycles: 1, Window: 1}} {
-		_, err = c.Run(ctx)
+	for _, c := range []bench.Contention{
+		{Lock: bench.ShmkitRW, Procs: 1, Goroutines: 1, Rounds: 1},
+		{Lock: bench.StandardRW, Procs: 2, Goroutines: 1, Windows: 1, Window: 1},
+		{Lock: bench.Loops, Procs: 1, Goroutines: 1, Writes: 1, Windows: 1, Window: 1},
+		{Lock: bench.ShmkitRW, Procs: 1, Goroutines: 1, Writes: 101, Windows: 1, Window: 1},
+	} {
+		_, err = c.Run(ctx, no)
 		refused(fmt.Sprintf("%+v", c), err)
 	}
 	_, err = bench.Attaches{Rounds: 1}.Run(ctx)
@@ -161,14 +169,28 @@ func TestHandoffsAreWaitedForAtEveryStep(t *testing.T) {
 	}
 }
 
-func TestBarriersMeasureBothSides(t *testing.T) {
-	res, err := bench.Barriers{Turns: 3, Rounds: 10}.Run(t.Context(), func() {})
-	skipUnsupported(t, err)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.Barrier <= 0 || res.Futex <= 0 || res.Ratio <= 0 {
-		t.Errorf("%+v", res)
+func TestTripsAreAnsweredByEveryWay(t *testing.T) {
+	for _, c := range []bench.Trips{
+		{Way: bench.ByCounting, Procs: 1}, {Way: bench.ByCounting, Procs: 2},
+		{Way: bench.ByCond, Procs: 1}, {Way: bench.ByCond, Procs: 2},
+		{Way: bench.ByBarrier, Procs: 1}, {Way: bench.ByBarrier, Procs: 2},
+		{Way: bench.ByEvent, Procs: 1}, {Way: bench.ByEvent, Procs: 2},
+		{Way: bench.ByFutex, Procs: 1}, {Way: bench.ByFutex, Procs: 2},
+		{Way: bench.ByPipe, Procs: 1}, {Way: bench.ByPipe, Procs: 2},
+		{Way: bench.BySocket, Procs: 1}, {Way: bench.BySocket, Procs: 2},
+		{Way: bench.ByChannel, Procs: 1}, {Way: bench.ByStdCond, Procs: 1},
+	} {
+		t.Run(fmt.Sprintf("way=%s/procs=%d", c.Way, c.Procs), func(t *testing.T) {
+			c.Window = 3 * time.Millisecond
+			res, err := c.Run(t.Context())
+			skipUnsupported(t, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Trips < 1 || int64(res.Waits.Count()) != res.Trips || res.Elapsed < c.Window || res.Longest <= 0 || res.CPU == 0 {
+				t.Errorf("%d trips in %v, %d looked at, longest %v, processor time %v", res.Trips, res.Elapsed, res.Waits.Count(), res.Longest, res.CPU)
+			}
+		})
 	}
 }
 
@@ -232,13 +254,15 @@ func TestKillFloorKillsAndFindsTheByteFree(t *testing.T) {
 }
 
 func TestStartsTimeBothKindsOfProcess(t *testing.T) {
-	for _, region := range []bool{false, true} {
-		res, err := bench.Starts{Rounds: 2, Region: region}.Run(t.Context())
+	for _, c := range []bench.Starts{{Rounds: 2}, {Rounds: 2, Region: true}, {Rounds: 2, Bare: true}} {
+		res, err := c.Run(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if res.Running <= 0 || res.Ended < res.Running || res.BareRunning <= 0 || res.BareEnded < res.BareRunning {
-			t.Errorf("region %v: %+v", region, *res)
+		for i := range c.Rounds {
+			if len(res.Running) != c.Rounds || res.Running[i] <= 0 || res.Ended[i] < res.Running[i] {
+				t.Errorf("%+v: %+v", c, *res)
+			}
 		}
 	}
 }
@@ -340,18 +364,37 @@ func TestWaitsQuantilesAreRightWithinAQuarterOctave(t *testing.T) {
 	}
 }
 
-func TestReadersOfEveryKindAreCounted(t *testing.T) {
-	c := bench.Readers{Procs: []int{1, 3}, Cycles: 2, Window: 10 * time.Millisecond}
-	res, err := c.Run(t.Context())
-	if err != nil {
-		t.Fatal(err)
+func TestReadersAndWritersAreCounted(t *testing.T) {
+	for _, c := range []bench.Contention{
+		{Lock: bench.ShmkitRW, Procs: 2, Goroutines: 2, Writes: 10},
+		{Lock: bench.ShmkitRW, Procs: 1, Goroutines: 1, Writes: 0},
+		{Lock: bench.StandardRW, Procs: 1, Goroutines: 2, Writes: 50},
+		{Lock: bench.Loops, Procs: 2, Goroutines: 1},
+	} {
+		t.Run(fmt.Sprintf("lock=%s/writes=%d", c.Lock, c.Writes), func(t *testing.T) {
+			c.Windows, c.Window = 2, 10*time.Millisecond
+			res, err := c.Run(t.Context(), func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wrote := float64(res.Wrote) / float64(res.Total) * 100
+			if res.Taken < 1 || math.Abs(wrote-float64(c.Writes)) > 5 {
+				t.Errorf("%d times, %.1f %% of them to write", res.Taken, wrote)
+			}
+		})
 	}
-	for _, kind := range bench.ReadKinds {
-		if len(res.Rates[kind]) != 2 || !(res.Scaling(kind, 1) > 0) || res.Scaling(kind, 0) != 1 {
-			t.Errorf("%s: %v", kind, res.Rates[kind])
+}
+
+func TestLocksOnFilesExclude(t *testing.T) {
+	for _, lock := range []string{bench.Flock, bench.OFD} {
+		c := bench.Contention{Lock: lock, Procs: 2, Goroutines: 2, Rounds: 2000}
+		res, err := c.Run(t.Context(), func() {})
+		skipUnsupported(t, err)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if res.Total == 0 {
-		t.Error("nobody has read")
+		if res.Taken != c.Rounds || sum(res.Shares) != c.Rounds {
+			t.Errorf("%s: %+v", lock, res)
+		}
 	}
 }

@@ -11,15 +11,18 @@ import (
 
 	"github.com/shmkit/shmkit/shm"
 	"github.com/shmkit/shmkit/shm/proc"
+	shmsync "github.com/shmkit/shmkit/sync"
 )
 
 const maxTakers = 64 // goroutines of one case, in all processes together
 
 // A track is where the processes of a contention meet: it lies at the beginning of a region's data.
 type track struct {
-	lockset       // data: times that the lock is still to be taken
+	lockset       // data: times that the lock is still to be taken, or taken to write
 	emptied int64 // clock when a taker first found that no time is left; guarded by the lock
 	_       [120]byte
+	rw      shmsync.RWMutex // where the lock is for readers and writers
+	_       [64]byte
 	gate
 	stop  atomic.Bool // ends a contention that runs by the clock
 	_     [124]byte
@@ -28,12 +31,15 @@ type track struct {
 
 // A lane is one goroutine's own. took is stored as it goes; the rest at the end.
 type lane struct {
-	took    atomic.Int64 // times that it took the lock
-	longest int64        // ns
-	cpu     int64        // ns of its process, in the lane of the process' first goroutine; -1: not known
-	_       [104]byte
-	waits   Waits
-	_       [32]byte
+	took     atomic.Int64 // times that it took the lock
+	longest  int64        // ns
+	cpu      int64        // ns of its process, in the lane of the process' first goroutine; -1: not known
+	switches int64        // the same of context switches
+	wrote    int64        // times that it took the lock and changed data
+	word     atomic.Uint64
+	_        [80]byte
+	waits    Waits
+	_        [32]byte
 }
 
 // A taker looks at the clock before and after one of so many times that it takes the lock: that wait
@@ -64,7 +70,7 @@ type taker struct {
 	stride          int
 	waits           *Waits
 	longest         time.Duration
-	took            int64
+	took, wrote     int64
 	since           time.Time     // when it began: the clock of the two below, cheaper to read than the time
 	left            time.Duration // when it last looked at the clock after a wait
 }
@@ -165,6 +171,30 @@ func (k *taker) takeStandard(mu *sync.Mutex) {
 	}
 }
 
+// takeLocker is for locks whose calls are system calls.
+func (k *taker) takeLocker(mu sync.Locker) {
+	t := k.t
+	for !t.stop.Load() {
+		begin := k.begin()
+		for i := range k.stride {
+			mu.Lock()
+			if i == 0 {
+				k.entered(begin)
+			}
+			if !t.take(k.inside) {
+				k.ended()
+				mu.Unlock()
+				return
+			}
+			mu.Unlock()
+			k.took++
+			if k.outside > 0 {
+				spin(k.outside)
+			}
+		}
+	}
+}
+
 // A contender is what a process of a contention is told.
 type contender struct {
 	Region          *shm.Region
@@ -172,6 +202,8 @@ type contender struct {
 	First, Count    int // lanes of its goroutines
 	All             int // goroutines of all processes
 	Inside, Outside int // rounds of spin
+	Writes          int
+	File            string // for locks on files
 }
 
 var contend = proc.Define("bench: contend for a lock", func(_ context.Context, c contender) error {
@@ -180,8 +212,10 @@ var contend = proc.Define("bench: contend for a lock", func(_ context.Context, c
 		return err
 	}
 	var (
-		mutex sync.Mutex
-		futex FutexLock
+		mutex   sync.Mutex
+		rwmutex sync.RWMutex
+		futex   FutexLock
+		errs    = make([]error, c.Count)
 	)
 	if c.Lock == Futex {
 		if futex, err = NewFutexLock(&t.word); err != nil {
@@ -190,7 +224,7 @@ var contend = proc.Define("bench: contend for a lock", func(_ context.Context, c
 	}
 	var (
 		wg    sync.WaitGroup
-		begin = make(chan time.Duration, 1) // processor time when the first goroutine starts
+		begin = make(chan usage, 1) // when the first goroutine starts
 	)
 	for i := range c.Count {
 		wg.Go(func() {
@@ -201,8 +235,7 @@ var contend = proc.Define("bench: contend for a lock", func(_ context.Context, c
 			}
 			t.pass(c.All)
 			if i == 0 {
-				used, _ := cpuTime()
-				begin <- used
+				begin <- used()
 			}
 			k.since = time.Now()
 			switch c.Lock {
@@ -212,28 +245,44 @@ var contend = proc.Define("bench: contend for a lock", func(_ context.Context, c
 				k.takeFutex(futex)
 			case Standard:
 				k.takeStandard(&mutex)
+			case ShmkitRW:
+				k.shareShmkit(c.Writes)
+			case StandardRW:
+				k.shareStandard(&rwmutex, c.Writes)
+			case Loops:
+				k.loop()
+			default:
+				mu, err := openFileLock(c.File, c.Lock)
+				if err != nil {
+					errs[i] = err
+					return
+				}
+				k.takeLocker(mu)
 			}
+			if k.wrote == 0 && !sharing(c.Lock) {
+				k.wrote = k.took
+			}
+			l.wrote = k.wrote
 			l.took.Store(k.took)
 			l.longest = int64(max(k.longest, time.Since(k.since)-k.left))
 			l.waits = *k.waits
 		})
 	}
 	wg.Wait()
-	t.lanes[c.First].cpu = -1
-	if used, known := cpuTime(); known {
-		t.lanes[c.First].cpu = int64(used - <-begin)
-	}
-	return nil
+	cpu, switches := used().since(<-begin)
+	t.lanes[c.First].cpu, t.lanes[c.First].switches = int64(cpu), switches
+	return errors.Join(errs...)
 })
 
 // A Contention asks how often processes can take one lock between them, how evenly they share it, how
 // long one waits, and what that costs.
 type Contention struct {
-	Lock       string        // one of Locks
+	Lock       string        // one of Locks, a lock on a file, or for readers and writers
 	Procs      int           // processes
 	Goroutines int           // of each process
 	Inside     time.Duration // work with the lock held
 	Outside    time.Duration // work between two sections
+	Writes     int           // of a lock for readers and writers: so many times of a hundred to write
 
 	// Rounds is how many times the lock is taken in all. If it is 0, the contention runs by the clock:
 	// for Windows times Window, after a tenth of a Window that does not count.
@@ -250,10 +299,12 @@ type ContentionResult struct {
 	Shares  []int64       // of each goroutine of each process, in Elapsed
 	Even    float64       // lowest Jain of a window; of the whole, without windows
 
-	Longest time.Duration // wait of anyone, a little overstated: time in which one did not run counts too
-	Waits   Waits         // every 16th wait of everyone, every 64th without any work
-	CPU     time.Duration // of all processes, from the opening of the gate to the end; -1: not known
-	Total   int64         // times that the lock was taken at all: what CPU was used for
+	Longest  time.Duration // wait of anyone, a little overstated: time in which one did not run counts too
+	Waits    Waits         // every 16th wait of everyone, every 64th without any work
+	CPU      time.Duration // of all processes, from the opening of the gate to the end; -1: not known
+	Switches int64         // context switches, the same; -1: not known
+	Wrote    int64         // times of Total that the data was changed
+	Total    int64         // times that the lock was taken at all: what CPU was used for
 }
 
 // Jain returns Jain's fairness index, (Σx)²/(n·Σx²): 1 when shares are even, 1/n when one has all.
@@ -278,8 +329,23 @@ func (c Contention) Run(ctx context.Context, opened func()) (_ *ContentionResult
 	case c.Rounds < 0 || c.Rounds == 0 && (c.Windows < 1 || c.Window <= 0):
 		return nil, fmt.Errorf("bench: %d rounds, %d windows of %v: nothing to do", c.Rounds, c.Windows, c.Window)
 	}
-	if err := checkLock(c.Lock, c.Procs); err != nil {
-		return nil, err
+	path := ""
+	switch {
+	case sharing(c.Lock):
+		if err := c.checkSharing(); err != nil {
+			return nil, err
+		}
+	case c.Lock == Flock || c.Lock == OFD:
+		f, name, err := newLockFile()
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		path = name
+	default:
+		if err := checkLock(c.Lock, c.Procs); err != nil {
+			return nil, err
+		}
 	}
 	r, t, err := newShared[track](1 << 20)
 	if err != nil {
@@ -293,7 +359,7 @@ func (c Contention) Run(ctx context.Context, opened func()) (_ *ContentionResult
 	t.data = budget
 	arguments := make([]contender, c.Procs)
 	for i := range arguments {
-		arguments[i] = contender{r, c.Lock, i * c.Goroutines, c.Goroutines, takers, work(c.Inside), work(c.Outside)}
+		arguments[i] = contender{r, c.Lock, i * c.Goroutines, c.Goroutines, takers, work(c.Inside), work(c.Outside), c.Writes, path}
 	}
 	crew, err := hire(ctx, contend, arguments...)
 	if err != nil {
@@ -319,11 +385,12 @@ func (c Contention) Run(ctx context.Context, opened func()) (_ *ContentionResult
 	}
 
 	shares := c.shares(t)
-	for _, n := range shares {
-		res.Total += n
+	res.Total = total(shares)
+	for i := range takers {
+		res.Wrote += t.lanes[i].wrote
 	}
-	if res.Total != budget-t.data || c.Rounds > 0 && t.data != 0 {
-		return nil, fmt.Errorf("bench: %s was taken %d times, counted inside %d: it does not exclude", c.Lock, res.Total, budget-t.data)
+	if res.Wrote != budget-t.data || c.Rounds > 0 && t.data != 0 {
+		return nil, fmt.Errorf("bench: %s was taken %d times, counted inside %d: it does not exclude", c.Lock, res.Wrote, budget-t.data)
 	}
 	if c.Rounds > 0 {
 		res.Elapsed = time.Duration(t.emptied - begin)
@@ -334,9 +401,10 @@ func (c Contention) Run(ctx context.Context, opened func()) (_ *ContentionResult
 		res.Longest = max(res.Longest, time.Duration(l.longest))
 		res.Waits.Merge(&l.waits)
 		if l.cpu < 0 {
-			res.CPU = -1
+			res.CPU, res.Switches = -1, -1
 		} else if res.CPU >= 0 {
 			res.CPU += time.Duration(l.cpu)
+			res.Switches += l.switches
 		}
 	}
 	return res, nil

@@ -49,7 +49,7 @@ func hire[A any](ctx context.Context, f *proc.Func[A], arguments ...A) (_ *crew,
 		}
 	}()
 	for _, a := range arguments {
-		p, err := f.Start(ctx, a, proc.Daemon()) // ends when this process does, however that happens
+		p, err := f.Start(ctx, a, proc.Daemon(), proc.MaxProcs(runtime.GOMAXPROCS(0))) // ends when this process does, however that happens
 		if err != nil {
 			return nil, err
 		}

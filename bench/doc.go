@@ -1,35 +1,62 @@
-// Package bench measures shmkit across real processes, beside a floor that the kernel sets or a peer
-// that people use instead, in the same run.
+// Package bench measures shmkit across real processes, beside the floor that the machine sets and what people
+// use instead, in the same run.
 //
-//	go test -run '^$' -bench . ./bench
+//	shmkit bench                              what a person reads
+//	go test -run '^$' -bench . ./bench        what benchstat reads
 //
-// The cases live in ordinary files, so that a command can run them too: each is a struct that says
-// what to do, with a method Run, and the result says what came out. A program that runs them calls
-// [Main] first in main. Every process of a case is an operating-system process; all have mapped the
-// region and wait at a gate before the clock starts; each counts on cache lines of its own, and a case
-// whose total is wrong fails.
+// Both run the same [Cases]. A [Case] is one question, its [Subject]s are those that answer it: ours, the floor
+// and peers. They take turns, a short round of each at a time, so that whatever else the machine does falls on
+// all of them, and what is told is the median of the ratios of single rounds. How far the rounds are apart is
+// told too, and how busy the machine was with something else.
 //
-//	Starts      the start of a process, beside a bare os/exec of the same program
-//	Attaches    the first open of a region in a process, beside the bare system calls
+// Every process of a case is an operating-system process with as many processors as this one has (GOMAXPROCS);
+// all have mapped the region and wait at a gate before the clock starts; each counts on cache lines of its own.
+// A case whose total is wrong, or one of whose processes fails, fails. Nothing is left behind.
+//
+// # To add cases
+//
+// Write them into an ordinary file of this package, so that the command has them too, and hand them over by
+// [Register] when a package variable is initialised:
+//
+//	var _ = Register(func() []Case {
+//		return []Case{{
+//			Name: "alloc/size=64", Asks: "Alloc and Free of 64 bytes", Quick: true,
+//			Subjects: []Subject{
+//				{By: Shmkit, Role: Ours, Run: alone(open)},
+//				{By: "make", Role: Peer, Run: …},
+//			},
+//		}}
+//	})
+//
+// Run makes a [Sample]: how many operations in which time, and what else is known. The function alone makes
+// Run for calls of one goroutine: it finds out how many fill the window, and open says what to call, what to
+// undo between batches and what to give up at the end. The function counted makes it for what is told how often
+// to do something. The kinds of cases are told in the order of sections, in case.go.
+//
+// What takes processes is a struct that says what to do, with a method Run whose result says what came out:
+//
 //	Contention  one lock, many processes or goroutines: throughput, shares, waits, processor time
-//	Readers     one lock for readers and writers, read by many processes, beside independent loops
-//	Sleeper     one process that wants the lock now and then, another one that hammers it
-//	Kills       from the kill of a holder until a waiter goes on, beside the kernel's own time
-//	Crowd       thousands of goroutines that wait: how many threads they cost
-//	Handoffs    two parties that pass locks forth and back, waiting each time
-//	RoundTrips  two parties that signal each other through a condition variable
-//	Syscalls    system calls of each call of a Mutex that nobody else wants
-//	Permits     semaphores and wait groups that nobody else wants, beside a Mutex
 //	Lending     many processes that take permits of one semaphore
-//	PingPong    two processes that wake each other through semaphores
+//	Sleeper     one process that wants the lock now and then, another one that hammers it
+//	Handoffs    two parties that pass locks forth and back, waiting each time
+//	Trips       two parties that wake each other, by one primitive or another
+//	Kills       from the kill of a holder until a waiter goes on
+//	Crowd       thousands of goroutines that wait: how many threads they cost
+//	Starts      the start of a process
+//	Attaches    the first open of a region in a process, beside the bare system calls
+//	Syscalls    system calls of each call of a Mutex that nobody else wants
 //
 // # What the figures mean
 //
 // Times are of the wall clock and contain what the scheduler does: a process that is not running waits
 // like one that is refused. Stamps that two processes compare come from the system's real-time clock;
 // a step of that clock in the middle of a case shows as an absurd figure. Figures of a machine that
-// does something else are worth nothing; those of a case with a handful of rounds neither: a case that
-// is given fewer rounds than processes mostly measures their start.
+// does something else are worth little, their ratios more; those of a case with a handful of operations neither:
+// a case that is given fewer than processes mostly measures their start.
+//
+// Waits are counted in buckets a quarter of an octave wide: a quantile is right within 19 %. Processor time and
+// context switches are what the kernel charged to the processes of the case, from the opening of the gate to
+// their end.
 //
 // The work inside and outside of a section is a counted loop without memory, measured once at the
 // start of a case (the best of several tries), not a loop that reads the clock. On a busy or slowing

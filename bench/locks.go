@@ -13,9 +13,16 @@ const (
 	Shmkit   = "shmkit"     // [shmsync.Mutex] in a region
 	Futex    = "futex"      // [FutexLock] in a region: the floor
 	Standard = "sync.Mutex" // in one process only: the peer
+	Flock    = "flock"      // flock on a file
+	OFD      = "OFD"        // a lock of the first byte of a file, of an open file description
+
+	// Locks for readers and writers.
+	ShmkitRW   = "shmkit.RWMutex" // [shmsync.RWMutex] in a region
+	StandardRW = "sync.RWMutex"   // in one process only: the peer
+	Loops      = "loops"          // no lock: everybody changes a word of its own, twice: the floor of reading
 )
 
-// Locks lists them.
+// Locks lists those of them that cases of any kind can use.
 var Locks = []string{Shmkit, Futex, Standard}
 
 // A lockset is one lock of each kind that works across processes, on cache lines of its own. What the

@@ -26,7 +26,8 @@ type Sleeper struct {
 type SleeperResult struct {
 	Waits   Waits
 	Longest time.Duration
-	Hammers int64 // times that the others took the lock meanwhile
+	Waited  time.Duration // by all waits together
+	Hammers int64         // times that the others took the lock meanwhile
 }
 
 // A couch is where the processes of a Sleeper meet.
@@ -39,6 +40,7 @@ type couch struct {
 	_       [124]byte
 	hammers int64 // stored at the end, guarded by the lock
 	longest int64
+	waited  int64
 	waits   Waits
 }
 
@@ -97,6 +99,7 @@ var sleep = proc.Define("bench: want a lock now and then", func(_ context.Contex
 			mu.Unlock()
 			t.waits.Add(d)
 			longest = max(longest, d)
+			t.waited += int64(d)
 		}
 		t.longest = int64(longest)
 		t.done.Store(true)
@@ -142,5 +145,5 @@ func (c Sleeper) Run(ctx context.Context, opened func()) (_ *SleeperResult, err 
 	if want := t.hammers + int64(c.Rounds); t.data != want || t.waits.Count() != uint64(c.Rounds) {
 		return nil, fmt.Errorf("bench: %s was taken %d times, counted inside %d: it does not exclude", c.Lock, want, t.data)
 	}
-	return &SleeperResult{t.waits, time.Duration(t.longest), t.hammers}, nil
+	return &SleeperResult{t.waits, time.Duration(t.longest), time.Duration(t.waited), t.hammers}, nil
 }

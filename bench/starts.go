@@ -16,17 +16,16 @@ import (
 
 // Starts asks what it costs to start a process that runs a function, beside os/exec of this same
 // program that does nothing: both pay for the program's size, Go's run time and package
-// initialisation. The two take turns, so that whatever slows the machine slows both. In both, the
-// process says by one byte to its standard output, a pipe, that it has come to its work.
+// initialisation. In both, the process says by one byte to its standard output, a pipe, that it has come to its work.
 type Starts struct {
 	Rounds int
+	Bare   bool // by os/exec
 	Region bool // the argument is a region, which the process attaches
 }
 
-// A StartsResult holds medians.
+// A StartsResult has the time of each round.
 type StartsResult struct {
-	Running, Ended         time.Duration // from Start to the byte of the function, and to the return of Wait
-	BareRunning, BareEnded time.Duration // the same of os/exec
+	Running, Ended []time.Duration // from Start to the byte of the function, and to the return of Wait
 }
 
 type started struct {
@@ -72,37 +71,33 @@ func (c Starts) Run(ctx context.Context) (_ *StartsResult, err error) {
 		return err
 	}
 
-	var running, ended, bareRunning, bareEnded []time.Duration
+	res := new(StartsResult)
 	for range c.Rounds {
+		var end func() error
 		begin := time.Now()
-		cmd := exec.CommandContext(ctx, self)
-		cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), bareVar+"=1"), to, os.Stderr
-		if err := cmd.Start(); err != nil {
-			return nil, err
+		if c.Bare {
+			cmd := exec.CommandContext(ctx, self)
+			cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), bareVar+"=1"), to, os.Stderr
+			if err := cmd.Start(); err != nil {
+				return nil, err
+			}
+			end = cmd.Wait
+		} else {
+			p, err := sayStarted.Start(ctx, started{region, c.Region}, proc.Stdout(to))
+			if err != nil {
+				return nil, err
+			}
+			defer p.Close()
+			end = p.Wait
 		}
 		silent := heard()
-		bareRunning = append(bareRunning, time.Since(begin))
-		if err := errors.Join(cmd.Wait(), silent); err != nil {
+		running := time.Since(begin)
+		if err := errors.Join(end(), silent); err != nil {
 			return nil, err
 		}
-		bareEnded = append(bareEnded, time.Since(begin))
-
-		begin = time.Now()
-		p, err := sayStarted.Start(ctx, started{region, c.Region}, proc.Stdout(to))
-		if err != nil {
-			return nil, err
-		}
-		silent = heard()
-		running = append(running, time.Since(begin))
-		if err := errors.Join(p.Wait(), silent); err != nil {
-			return nil, err
-		}
-		ended = append(ended, time.Since(begin))
-		if err := p.Close(); err != nil {
-			return nil, err
-		}
+		res.Running, res.Ended = append(res.Running, running), append(res.Ended, time.Since(begin))
 	}
-	return &StartsResult{median(running), median(ended), median(bareRunning), median(bareEnded)}, nil
+	return res, nil
 }
 
 // median returns the middle one, the higher of two; 0 if there is none.

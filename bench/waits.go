@@ -57,3 +57,15 @@ func (w *Waits) Quantile(q float64) time.Duration {
 	}
 	return math.MaxInt64
 }
+
+// curve returns how many of the durations, as a part of all, are shorter than the upper end of each bucket that
+// has some, in ns.
+func (w *Waits) curve() (points [][2]float64) {
+	all, n := float64(w.Count()), uint64(0)
+	for i, k := range w {
+		if n += k; k > 0 {
+			points = append(points, [2]float64{math.Exp2(float64(i+1) / 4), float64(n) / all})
+		}
+	}
+	return points
+}

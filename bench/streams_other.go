@@ -1,0 +1,23 @@
+//go:build !linux
+
+package bench
+
+import (
+	"errors"
+	"fmt"
+)
+
+var errNoStreams = fmt.Errorf("bench: pipes and sockets are measured on Linux: %w", errors.ErrUnsupported)
+
+type streams struct{ reads, writes [2]string }
+
+func newStreams(way string) (*streams, error) {
+	if way == ByPipe || way == BySocket {
+		return nil, errNoStreams
+	}
+	return new(streams), nil
+}
+
+func (s *streams) close() error { return nil }
+
+func (a tripper) streamLine(int) (line, func() error, error) { return line{}, nil, errNoStreams }
