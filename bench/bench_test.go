@@ -76,8 +76,10 @@ func beside(b *testing.B, c *bench.Case, s bench.Subject) {
 	b.ReportMetric(e.NsPerOp, "ns/op")
 	report(e.OpsPerS, "ops/s")
 	report(e.Bytes/1e6, "MB/s")
-	if e.Role != bench.Ours || e.ToFloor != 0 {
+	if e.Role != bench.Floor {
 		report(e.ToFloor, "x-floor")
+	}
+	if e.Role == bench.Peer {
 		report(e.ToOurs, "x-shmkit")
 	}
 	report(e.Spread, "spread")
