@@ -581,6 +581,9 @@ func (s *space) destroy(o *object, gen uint64) error {
 	if n := o.words[2].Load(); kind(o.kind.Load()) == kindRaw && n != 0 {
 		return fmt.Errorf("it is the lock of %d objects; destroy them first: %w", n, fs.ErrInvalid)
 	}
+	if err := kind(o.kind.Load()).dismiss(s, o); err != nil {
+		return err
+	}
 	s.root.pending.Store(uint64(s.offsetOf(o)))
 	o.gen.Store(gen + 1) // the object is dead from here on
 	return s.finishDestroy()

@@ -22,6 +22,7 @@ import (
 //	value   0 seq: cell seq&1 is current, a commit adds 1   1 offset of the two cells   2 size of a cell
 //	array   see array.go
 //	list    see list.go
+//	queue   see queuemem.go
 //	raw     0 offset of the memory   1 its length   2 how many containers use it as their lock
 //	atomic  9 the value's bits. No other kind uses that word: an Atomic is written without a lock, so a
 //	        handle that turns stale at the wrong moment can still hit it
@@ -65,6 +66,7 @@ const (
 	kindList               // SharedList
 	kindRaw                // Ref
 	kindAtomic             // Atomic
+	kindQueue              // SharedQueue
 )
 
 func (k kind) String() string {
@@ -83,6 +85,8 @@ func (k kind) String() string {
 		return "reference"
 	case kindAtomic:
 		return "atomic number"
+	case kindQueue:
+		return "queue"
 	}
 	return fmt.Sprintf("object of kind %d", uint32(k))
 }
@@ -95,8 +99,18 @@ func (k kind) repair(s *space, o *object) error {
 		return repairArray(s, o)
 	case kindList:
 		return repairList(s, o)
+	case kindQueue:
+		return repairQueue(s, o)
 	}
 	return nil // numbers and values commit with one store: there is nothing between before and after
+}
+
+// dismiss lets those go who wait at o, which is about to be destroyed. Its lock is held.
+func (k kind) dismiss(s *space, o *object) error {
+	if k == kindQueue {
+		return dismissQueue(s, o)
+	}
+	return nil
 }
 
 // drop frees the memory that o's words refer to. o is dead (gen is even) or not yet live. Every word is
@@ -110,6 +124,8 @@ func (k kind) drop(s *space, o *object) error {
 		return dropArray(s, o)
 	case kindList:
 		return dropList(s, o)
+	case kindQueue:
+		return dropQueue(s, o)
 	case kindRaw:
 		return dropRaw(s, o)
 	}

@@ -67,6 +67,14 @@ func (c *Cond) WaitTimeout(m *Mutex, d time.Duration) (woken bool, err error) {
 	return c.wait(limit{what: waitForSignal, deadline: time.Now().Add(d)}, m)
 }
 
+// WaitDeaths is Wait for those whose wait a death may end too. It ends as if the context had, with false and nil and m
+// held, also when [shm.Region.Deaths] is not what the caller has seen: for one goroutine, at least, of each process that
+// waits, which is to see to the others. What the caller read before it looked at what it waits for is the right thing to
+// have seen: no death is missed then.
+func (c *Cond) WaitDeaths(ctx context.Context, m *Mutex, seen uint32) (woken bool, err error) {
+	return c.wait(limit{what: waitForSignal, ctx: ctx, mortal: true, deaths: seen}, m)
+}
+
 // WaitFor waits until predicate, which is called with m held, returns true, and reports whether it did before the
 // context ended. If it does at once there is no wait, whatever the context. Errors are those of [Cond.Wait], and
 // mean that m is not held.
@@ -130,7 +138,7 @@ func (c *Cond) wait(l limit, m *Mutex) (woken bool, err error) {
 		return false, err
 	}
 	m.heldHere("wait for a signal without the lock")
-	if l.over() != nil {
+	if l.over() != nil || l.died(r) {
 		return false, nil
 	}
 	g := enter(c)
@@ -170,7 +178,7 @@ func (c *Cond) resume(g *gate, p *place, l *limit, m *Mutex) (woken, over bool, 
 	}
 	crash("locked after a wait")
 	woken = c.look(g, p, false)
-	if over = woken || l.over() != nil; over {
+	if over = woken || l.over() != nil || l.died(g.crowd.region); over {
 		c.quit(g, p, false)
 		return woken, true, nil
 	}

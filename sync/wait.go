@@ -68,7 +68,12 @@ type limit struct {
 	what     string          // is waited for
 	ctx      context.Context // or nil
 	deadline time.Time       // or zero
+	mortal   bool            // it is over too when the count of the region's deaths is not deaths
+	deaths   uint32
 }
+
+// died reports whether a death has ended the wait.
+func (l *limit) died(r *shm.Region) bool { return l.mortal && r != nil && r.Deaths().Load() != l.deaths }
 
 func (l *limit) done() <-chan struct{} {
 	if l.ctx == nil {
