@@ -105,9 +105,9 @@ func Choose(expressions []string, quick bool) ([]*Case, error) {
 	return chosen, nil
 }
 
-// RunAll runs cases, one after the other. watch is told before each what part of all has been done. When a case
-// fails, or ctx ends, the report holds those before it, beside the error.
-func RunAll(ctx context.Context, cases []*Case, e Effort, watch func(done float64, c *Case)) (*Report, error) {
+// RunAll runs cases, one after the other. watch is told what part of all has been done, each what came of a case.
+// When a case fails, or ctx ends, the report holds those before it, beside the error.
+func RunAll(ctx context.Context, cases []*Case, e Effort, watch func(done float64, name string), each func(*Result) error) (*Report, error) {
 	r := &Report{Version: 1, Begun: time.Now(), Machine: thisMachine(), Effort: e, Results: []*Result{}}
 	defer func() { r.Seconds = time.Since(r.Begun).Seconds() }()
 	all := 0
@@ -119,7 +119,7 @@ func RunAll(ctx context.Context, cases []*Case, e Effort, watch func(done float6
 	for _, c := range cases {
 		part, steps := 0.0, float64(len(c.Subjects)*max(e.Rounds, 1))
 		tell := func() {
-			watch((float64(done)+float64(len(c.Subjects))*min(part/steps, 1))/float64(all), c)
+			watch((float64(done)+float64(len(c.Subjects))*min(part/steps, 1))/float64(all), c.Name)
 			part++
 		}
 		tell()
@@ -133,6 +133,9 @@ func RunAll(ctx context.Context, cases []*Case, e Effort, watch func(done float6
 		loads = append(loads, res.Load)
 		r.Load = middle(loads)
 		r.Noisy = r.Load > noisyLoad
+		if err := each(res); err != nil {
+			return r, err
+		}
 	}
 	return r, nil
 }

@@ -8,10 +8,10 @@ package main
 import (
 	"os"
 
-	"github.com/shmkit/shmkit/shm/proc"
+	"github.com/shmkit/shmkit/bench"
 )
 
 func main() {
-	proc.Main() // in a child this runs the child's function and does not return
+	bench.Main() // in a child this runs the child's function and does not return
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

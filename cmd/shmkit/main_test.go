@@ -6,14 +6,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shmkit/shmkit/shm/proc"
+	"github.com/shmkit/shmkit/bench"
 )
 
 // asCommand makes this test binary behave as the command itself.
 const asCommand = "SHMKIT_TEST_AS_COMMAND"
 
 func TestMain(m *testing.M) {
-	proc.Main() // the demo's processes are this binary again
+	bench.Main() // the demo's processes are this binary again
 	if os.Getenv(asCommand) != "" {
 		main()
 	}

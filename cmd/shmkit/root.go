@@ -75,7 +75,11 @@ This command shows it at work. Begin with
 
   shmkit demo
 
-which runs six small programs with real processes and checks what came out.`,
+which runs six small programs with real processes and checks what came out, and go on with
+
+  shmkit bench --quick
+
+which measures, in less than a minute, what this costs beside what people use instead.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
@@ -96,7 +100,7 @@ which runs six small programs with real processes and checks what came out.`,
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(newDemo(), newVersion())
+	root.AddCommand(newDemo(), newBench(), newVersion())
 	addCompletion(root) // last: it keeps the output for itself, and looks whether there are commands
 	return root
 }

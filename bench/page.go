@@ -1,0 +1,76 @@
+package bench
+
+import (
+	_ "embed"
+	"fmt"
+	"html/template"
+	"io"
+	"strings"
+	"time"
+)
+
+//go:embed page.html
+var pageText string
+
+var page = template.Must(template.New("page").Parse(pageText))
+
+// A pageKind is what the page says of one kind of case.
+type pageKind struct {
+	Name  string
+	Cases []pageCase
+	Plots []template.HTML
+}
+
+type pageCase struct {
+	*Result
+	Head []string
+	Rows []pageRow
+	Busy string // how much longer a counted loop took, if too much
+}
+
+type pageRow struct {
+	Role  Role
+	Cells []string
+}
+
+// WriteHTML writes the report as one page that needs nothing else: tables, and plots drawn by gonum.org/v1/plot.
+func (r *Report) WriteHTML(w io.Writer) error {
+	var kinds []*pageKind
+	var results [][]*Result
+	for _, res := range r.Results {
+		kind, _, _ := strings.Cut(res.Name, "/")
+		if len(kinds) == 0 || kinds[len(kinds)-1].Name != kind {
+			kinds = append(kinds, &pageKind{Name: kind})
+			results = append(results, nil)
+		}
+		k := kinds[len(kinds)-1]
+		c := pageCase{Result: res}
+		if res.Load > noisyLoad {
+			c.Busy = percent(res.Load)
+		}
+		for i, cells := range res.rows() {
+			if i == 0 {
+				c.Head = cells
+			} else {
+				c.Rows = append(c.Rows, pageRow{res.Entries[i-1].Role, cells})
+			}
+		}
+		k.Cases = append(k.Cases, c)
+		results[len(results)-1] = append(results[len(results)-1], res)
+	}
+	for i, k := range kinds {
+		for _, c := range charts(results[i]) {
+			svg, err := c.svg()
+			if err != nil {
+				return err
+			}
+			k.Plots = append(k.Plots, svg)
+		}
+	}
+	return page.Execute(w, map[string]any{
+		"Report": r, "Kinds": kinds, "Load": percent(r.Load),
+		"Begun":  r.Begun.Format("2 January 2006, 15:04 MST"),
+		"Took":   time.Duration(r.Seconds * 1e9).Round(time.Second),
+		"Effort": fmt.Sprintf("%d rounds of %v", r.Effort.Rounds, r.Effort.Window),
+	})
+}
