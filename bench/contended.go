@@ -23,6 +23,8 @@ type track struct {
 	_       [120]byte
 	rw      shmsync.RWMutex // where the lock is for readers and writers
 	_       [64]byte
+	turn    atomic.Uint32 // for otherLock
+	_       [60]byte
 	gate
 	stop  atomic.Bool // ends a contention that runs by the clock
 	_     [124]byte
@@ -195,6 +197,16 @@ func (k *taker) takeLocker(mu sync.Locker) {
 	}
 }
 
+// otherLock knows locks that tests have made, where it is not nil: it returns nil for any other kind.
+var otherLock func(kind string, t *track, taker, takers int) sync.Locker
+
+func other(kind string, t *track, taker, takers int) sync.Locker {
+	if otherLock == nil {
+		return nil
+	}
+	return otherLock(kind, t, taker, takers)
+}
+
 // A contender is what a process of a contention is told.
 type contender struct {
 	Region          *shm.Region
@@ -252,6 +264,11 @@ var contend = proc.Define("bench: contend for a lock", func(_ context.Context, c
 			case Loops:
 				k.loop()
 			default:
+				if mu := other(c.Lock, t, c.First+i, c.All); mu != nil {
+					k.stride = 1
+					k.takeLocker(mu)
+					break
+				}
 				mu, err := openFileLock(c.File, c.Lock)
 				if err != nil {
 					errs[i] = err
@@ -342,6 +359,7 @@ func (c Contention) Run(ctx context.Context, opened func()) (_ *ContentionResult
 		}
 		defer f.Close()
 		path = name
+	case other(c.Lock, new(track), 0, 1) != nil:
 	default:
 		if err := checkLock(c.Lock, c.Procs); err != nil {
 			return nil, err

@@ -81,10 +81,10 @@ const leastMove = 0.15
 // Compare returns the ratios that moved by more than the noise that both runs measured, the worst first, and how
 // many it compared. A case that the baseline does not know, or that was measured by something else, is not compared.
 func (r *Report) Compare(b *Baseline) (moved []Move, compared int) {
-	loads := map[string]float64{}
+	busy := map[string]bool{}
 	for _, res := range r.Results {
 		for _, e := range res.Entries {
-			loads[res.Name+"/by="+e.By] = res.Load
+			busy[res.Name+"/by="+e.By] = res.Busy()
 		}
 	}
 	for name, is := range r.Baseline().Ratios {
@@ -93,7 +93,7 @@ func (r *Report) Compare(b *Baseline) (moved []Move, compared int) {
 			continue
 		}
 		compared++
-		m := Move{Name: name, Was: was, Is: is, Tolerate: max(leastMove, was.Noise+is.Noise), Unsure: loads[name] > noisyLoad}
+		m := Move{Name: name, Was: was, Is: is, Tolerate: max(leastMove, was.Noise+is.Noise), Unsure: busy[name]}
 		if change := is.Ratio / was.Ratio; change > 1+m.Tolerate || change < 1/(1+m.Tolerate) {
 			moved = append(moved, m)
 		}

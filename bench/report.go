@@ -31,6 +31,9 @@ type Report struct {
 // noisyLoad is how much of the machine may be somebody else's, as Result.Load tells, before a result says so.
 const noisyLoad = 0.25
 
+// Busy reports whether the machine had so much else to do that times, and some ratios, are not worth much.
+func (r *Result) Busy() bool { return r.Load > noisyLoad }
+
 // A Machine is what a run ran on.
 type Machine struct {
 	System   string `json:"system"`

@@ -23,7 +23,7 @@ var columns = []column{
 	{"bytes/s", func(e Entry) string { return amount(e.Bytes) }},
 	{"÷ floor", func(e Entry) string { return factor(e.ToFloor) }},
 	{"÷ shmkit", func(e Entry) string { return factor(e.ToOurs) }},
-	{"±", func(e Entry) string { return percent(e.Noise) }},
+	{"±", func(e Entry) string { return Percent(e.Noise) }},
 	{"even", func(e Entry) string { return share(e.Jain) }},
 	{"shares", func(e Entry) string {
 		if e.Jain == 0 {
@@ -51,7 +51,7 @@ var columns = []column{
 func (r *Result) WriteText(w io.Writer) error {
 	fmt.Fprintf(w, "%s\n  %s\n", r.Name, r.Asks)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	for _, row := range r.rows() {
+	for _, row := range r.Rows() {
 		// The first column is aligned to the left, which tabwriter does not do beside the others.
 		fmt.Fprintf(t, "  %-*s\t%s\t\n", r.widest(), row[0], strings.Join(row[1:], "\t"))
 	}
@@ -61,7 +61,7 @@ func (r *Result) WriteText(w io.Writer) error {
 	for _, s := range r.Skipped {
 		fmt.Fprintf(w, "  %s was skipped: %s\n", s.By, strings.TrimPrefix(s.Why, "bench: "))
 	}
-	if r.Load > noisyLoad {
+	if r.Busy() {
 		fmt.Fprintf(w, "  The machine was busy with something else: a counted loop took %.0f %% longer than at best.\n", r.Load*100)
 	}
 	_, err := fmt.Fprintln(w)
@@ -76,8 +76,8 @@ func (r *Result) widest() int {
 	return n
 }
 
-// rows are the entries as texts, below the heads, without columns that have nothing to say.
-func (r *Result) rows() [][]string {
+// Rows are the entries as texts, below the heads, without columns that have nothing to say.
+func (r *Result) Rows() [][]string {
 	rows := make([][]string, len(r.Entries)+1)
 	for i, c := range columns {
 		texts, said := []string{c.head}, i == 0
@@ -107,7 +107,7 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 		for i, e := range res.Entries {
 			switch {
 			case i == 0 && e.Role == Ours:
-				ours = strings.Join(strings.Fields(fmt.Sprintf("%s %s", duration(e.NsPerOp), map[bool]string{true: fmt.Sprintf("(±%s)", percent(e.Spread))}[e.Spread > 0.15])), " ")
+				ours = strings.Join(strings.Fields(fmt.Sprintf("%s %s", duration(e.NsPerOp), map[bool]string{true: fmt.Sprintf("(±%s)", Percent(e.Spread))}[e.Spread > 0.15])), " ")
 			case e.ToOurs > 0:
 				others = append(others, fmt.Sprintf("%s %s", e.By, factor(e.ToOurs)))
 			}
@@ -176,7 +176,8 @@ func share(v float64) string {
 	return fmt.Sprintf("%.3f", v)
 }
 
-func percent(v float64) string {
+// Percent tells a part of 1; "" for 0.
+func Percent(v float64) string {
 	if v == 0 {
 		return ""
 	}

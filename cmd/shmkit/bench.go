@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/shmkit/shmkit/bench"
+	"github.com/shmkit/shmkit/bench/page"
 	"github.com/spf13/cobra"
 )
 
@@ -218,7 +219,7 @@ func (f *benchFlags) run(cmd *cobra.Command, cases []*bench.Case) error {
 		}
 	}
 	if f.report != "" {
-		if err := writeFile(f.report, doc.WriteHTML); err != nil {
+		if err := writeFile(f.report, func(w io.Writer) error { return page.Write(w, doc) }); err != nil {
 			return err
 		}
 	}

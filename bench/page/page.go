@@ -1,4 +1,6 @@
-package bench
+// Package page writes what package bench has measured as one page of HTML. It is apart because it imports what
+// draws plots, which every process of a program pays for when it starts.
+package page
 
 import (
 	_ "embed"
@@ -6,13 +8,16 @@ import (
 	"html/template"
 	"io"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/shmkit/shmkit/bench"
 )
 
 //go:embed page.html
 var pageText string
 
-var page = template.Must(template.New("page").Parse(pageText))
+var page = sync.OnceValue(func() *template.Template { return template.Must(template.New("page").Parse(pageText)) })
 
 // A pageKind is what the page says of one kind of case.
 type pageKind struct {
@@ -22,21 +27,21 @@ type pageKind struct {
 }
 
 type pageCase struct {
-	*Result
+	*bench.Result
 	Head []string
 	Rows []pageRow
 	Busy string // how much longer a counted loop took, if too much
 }
 
 type pageRow struct {
-	Role  Role
+	Role  bench.Role
 	Cells []string
 }
 
-// WriteHTML writes the report as one page that needs nothing else: tables, and plots drawn by gonum.org/v1/plot.
-func (r *Report) WriteHTML(w io.Writer) error {
+// Write writes the report as one page that needs nothing else: tables, and plots drawn by gonum.org/v1/plot.
+func Write(w io.Writer, r *bench.Report) error {
 	var kinds []*pageKind
-	var results [][]*Result
+	var results [][]*bench.Result
 	for _, res := range r.Results {
 		kind, _, _ := strings.Cut(res.Name, "/")
 		if len(kinds) == 0 || kinds[len(kinds)-1].Name != kind {
@@ -45,10 +50,10 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		}
 		k := kinds[len(kinds)-1]
 		c := pageCase{Result: res}
-		if res.Load > noisyLoad {
-			c.Busy = percent(res.Load)
+		if res.Busy() {
+			c.Busy = bench.Percent(res.Load)
 		}
-		for i, cells := range res.rows() {
+		for i, cells := range res.Rows() {
 			if i == 0 {
 				c.Head = cells
 			} else {
@@ -67,8 +72,8 @@ func (r *Report) WriteHTML(w io.Writer) error {
 			k.Plots = append(k.Plots, svg)
 		}
 	}
-	return page.Execute(w, map[string]any{
-		"Report": r, "Kinds": kinds, "Load": percent(r.Load),
+	return page().Execute(w, map[string]any{
+		"Report": r, "Kinds": kinds, "Load": bench.Percent(r.Load),
 		"Begun":  r.Begun.Format("2 January 2006, 15:04 MST"),
 		"Took":   time.Duration(r.Seconds * 1e9).Round(time.Second),
 		"Effort": fmt.Sprintf("%d rounds of %v", r.Effort.Rounds, r.Effort.Window),

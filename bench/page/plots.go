@@ -1,4 +1,4 @@
-package bench
+package page
 
 import (
 	"bytes"
@@ -15,6 +15,8 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/shmkit/shmkit/bench"
 )
 
 // A curve is what one subject came to, over something.
@@ -29,12 +31,12 @@ var over = []string{"procs", "goroutines", "size", "writes"}
 // A family is cases whose names differ in one key only, whose values are numbers.
 type family struct {
 	name, key string
-	cases     []*Result
+	cases     []*bench.Result
 	at        []float64
 }
 
 // families returns those of two cases and more, in the order of their first ones.
-func families(results []*Result) (all []*family) {
+func families(results []*bench.Result) (all []*family) {
 	for _, key := range over {
 		byName := map[string]*family{}
 		var found []*family
@@ -65,7 +67,7 @@ func families(results []*Result) (all []*family) {
 }
 
 // curves returns what y is of every subject, where it is more than 0.
-func (f *family) curves(y func(e Entry) float64) (all []curve) {
+func (f *family) curves(y func(e bench.Entry) float64) (all []curve) {
 	for i, r := range f.cases {
 		for _, e := range r.Entries {
 			v := y(e)
@@ -84,7 +86,7 @@ func (f *family) curves(y func(e Entry) float64) (all []curve) {
 }
 
 // waitCurves returns what part of the waits was longer than so many ns.
-func waitCurves(r *Result) (all []curve) {
+func waitCurves(r *bench.Result) (all []curve) {
 	for _, e := range r.Entries {
 		c := curve{by: e.By}
 		for _, p := range e.Waits {
@@ -133,7 +135,7 @@ func (c chart) svg() (template.HTML, error) {
 	for i, cv := range c.curves {
 		line, dots, err := plotter.NewLinePoints(cv.points)
 		if err != nil {
-			return "", fmt.Errorf("bench: plot %s, %s: %w", c.title, cv.by, err)
+			return "", fmt.Errorf("page: plot %s, %s: %w", c.title, cv.by, err)
 		}
 		line.Color, line.Width = colours[i%len(colours)], vg.Points(1.6)
 		if i >= len(colours) {
@@ -201,15 +203,15 @@ func power(e int) string {
 }
 
 // charts returns those of a kind of case.
-func charts(results []*Result) (all []chart) {
+func charts(results []*bench.Result) (all []chart) {
 	for _, f := range families(results) {
 		rate := chart{title: f.name, x: f.key, y: "operations a second", logY: true, logX: f.key == "size"}
 		cost := rate
 		cost.y = "ns for one operation"
 		even := chart{title: f.name, x: f.key, y: "Jain's index of the shares"}
-		rate.curves = f.curves(func(e Entry) float64 { return e.OpsPerS })
-		cost.curves = f.curves(func(e Entry) float64 { return e.NsPerOp })
-		even.curves = f.curves(func(e Entry) float64 { return e.Jain })
+		rate.curves = f.curves(func(e bench.Entry) float64 { return e.OpsPerS })
+		cost.curves = f.curves(func(e bench.Entry) float64 { return e.NsPerOp })
+		even.curves = f.curves(func(e bench.Entry) float64 { return e.Jain })
 		for _, c := range []chart{rate, cost, even} {
 			if (c.y == cost.y) == (f.key == "size") || c.y == even.y {
 				if slices.ContainsFunc(c.curves, func(cv curve) bool { return len(cv.points) > 1 }) {
