@@ -93,7 +93,7 @@ func (p *Heap) seek(n uint64) (first, low uint64, dirty bool, err error) {
 	if n > p.most {
 		return 0, 0, false, p.full(n, shm.ErrNoSpace)
 	}
-	grown := false
+	grown, why := false, shm.ErrNoSpace
 	for from := uint64(0); ; {
 		count, err := p.recount()
 		if err != nil {
@@ -115,20 +115,23 @@ func (p *Heap) seek(n uint64) (first, low uint64, dirty bool, err error) {
 			if !errors.Is(err, shm.ErrNoSpace) {
 				return 0, 0, false, err
 			}
-			from = first + 16 // given back, and the file system is full: others may have memory
+			from, why = first+16, err // given back, and the file system is full: others may have memory
 		case grown:
-			return 0, 0, false, p.full(n, shm.ErrNoSpace)
+			return 0, 0, false, p.full(n, why)
 		default:
 			grown = true
-			if err := p.grow(n, count); err != nil {
+			if err := p.grow(n, count, why); err != nil {
 				return 0, 0, false, err
 			}
 		}
 	}
 }
 
-// full says what did not fit, and why: the limit, or the file system.
+// full says what did not fit, and why: the limit, if that is [shm.ErrNoSpace] itself, or the file system.
 func (p *Heap) full(pages uint64, why error) error {
+	if why != shm.ErrNoSpace {
+		return fmt.Errorf("heap: %d bytes do not fit: the region has %d, its limit is %d: %w", pages*pageSize, p.r.Size(), p.r.Limit(), why)
+	}
 	return fmt.Errorf("heap: %d bytes do not fit: the region has %d, its limit is %d; free something, or make it with a larger limit: %w",
 		pages*pageSize, p.r.Size(), p.r.Limit(), why)
 }
@@ -187,8 +190,9 @@ func (p *Heap) eachPart(first, n uint64, fn func(s *segment, i, n uint64) error)
 }
 
 // grow makes more pages, so that there are n free ones in a row at the end. All is written behind the pages that there are, and one
-// store publishes it; a kill before that leaves at most a longer file, and the next growth writes it anew.
-func (p *Heap) grow(n, count uint64) error {
+// store publishes it; a kill before that leaves at most a longer file, and the next growth writes it anew. why is what an error says
+// if the limit does not allow it.
+func (p *Heap) grow(n, count uint64, why error) error {
 	h := &p.h.pages
 	tail := uint64(0)
 	for tail < count {
@@ -201,33 +205,20 @@ func (p *Heap) grow(n, count uint64) error {
 		}
 		tail++
 	}
-	// Segments that the new pages need lie in front of them.
-	last, meta := segmentOf(max(count, 1)-1), uint64(0)
+	// Segments of the page table lie in front of the pages that need them. Those for all that the region has already come at once, so
+	// that none of them divides it; unless it would have to grow for them.
+	last := segmentOf(max(count, 1) - 1)
 	if count == 0 {
 		last = -1
 	}
-	need := count + n - min(tail, n)
-	for {
-		more := uint64(0)
-		for k := last + 1; k < segmentCount; k++ {
-			first, pages := segmentRange(k, p.most)
-			if first >= need {
-				break
-			}
-			more += segmentPages(pages)
-		}
-		if more == meta {
-			break
-		}
-		meta = more
-		need = count + meta + n
+	there := (end(p.r) - p.base) / pageSize
+	need, meta, most := p.needed(last, count, n, min(tail, n), there)
+	if need > there {
+		need, meta, most = p.needed(last, count, n, min(tail, n), 0)
 	}
 	if need > p.most || need < count {
-		return p.full(n, shm.ErrNoSpace)
+		return p.full(n, why)
 	}
-	first, pages := segmentRange(segmentOf(need-1), p.most)
-	there := (end(p.r) - p.base) / pageSize
-	most := first + pages
 	goal := max(need, min(max(count+min(count, growMost), there), most))
 	err := error(nil)
 	if goal > there {
@@ -301,6 +292,27 @@ func (p *Heap) grow(n, count uint64) error {
 	txn.Put(&h.count, goal) // publishes
 	_, err = p.recount()
 	return err
+}
+
+// needed returns how many pages there must be for n free ones in a row behind count, of which tail are there already, and for meta
+// pages before them of those segments of the table behind the last that they and the first cover pages need. covered is where those
+// segments end.
+func (p *Heap) needed(last int, count, n, tail, cover uint64) (need, meta, covered uint64) {
+	for need = count + n - tail; ; need = count + meta + n {
+		more, k := uint64(0), last
+		for ; k+1 < segmentCount; k++ {
+			first, pages := segmentRange(k+1, p.most)
+			if pages == 0 || first >= max(need, cover) {
+				break
+			}
+			more += segmentPages(pages)
+		}
+		if more == meta {
+			first, pages := segmentRange(max(k, 0), p.most)
+			return need, meta, first + pages
+		}
+		meta = more
+	}
 }
 
 // boot makes n pages the memory of a lane, or the control lines of a slot, and stores their offset in the word that speaks of
