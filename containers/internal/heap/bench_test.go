@@ -10,7 +10,7 @@ import (
 
 func benchHeap(b *testing.B) *Heap {
 	b.Helper()
-	r, err := shm.Anonymous(shm.Size(64<<20), shm.Limit(1<<30))
+	r, err := shm.Anonymous(shm.Size(64<<10), shm.Limit(1<<30)) // it grows as much as it needs
 	if err != nil {
 		b.Fatal(err)
 	}
