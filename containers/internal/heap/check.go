@@ -18,7 +18,7 @@ type Usage struct {
 	Cached, CachedBlocks uint64 // in magazines, of this process and of others
 	Free, FreeBlocks     uint64 // in spans
 	FreePages            uint64 // bytes of free pages
-	Largest              uint64 // run of free pages, in bytes
+	Largest              uint64 // run of free pages, in bytes: a block of so many fits without growth
 	Released             uint64 // of FreePages: given back to the system
 	Tables               uint64 // page table and lanes
 	Objects              uint64 // object headers in use

@@ -10,6 +10,18 @@
 // an offset that is none, or is freed twice, is refused by what the table says of it. The table grows in segments, each
 // as large as all before.
 //
+// # The largest run
+//
+// A run may cross segments, and be as large as what is free in a row. The memory of a segment, 2.4 % of what it describes, lies in front of
+// the pages that made it necessary, and divides what is free. So the largest run of an empty heap, and the largest block there can be, is
+//
+//	made as large as it is, or grown for one block | all but the tables: 97 % from 1 MiB on
+//	grown little by little to 2^n MiB              | the last segment: nearly half
+//	grown little by little to in between           | the last segment or the one before: at least a third
+//
+// [Usage] says how large it is at the moment, without what the region may still grow by. A heap that may grow by enough to hold a block
+// behind its last page grows. What does not fit is refused with the region's size and limit.
+//
 // # Magazines
 //
 // A lane (package txn) keeps some blocks of each class in a magazine. Taking a block from there, or giving one back, is
@@ -21,6 +33,11 @@
 // All stores go through package txn, which undoes them, or finishes them, before anybody may take a lock of the dead
 // process. The magazines of its lanes are given back when its slot is drained. The region grows by one store, after its
 // memory was reserved.
+//
+// No lane notes the locks of the heap, neither as an intent before they are taken nor afterwards. A note is for who releases a dead
+// process' locks, and nobody does: a lock stays with its dead holder's token until somebody wants it, and takes it over by the word itself,
+// after the lanes of that token are undone. With an intent, who gave a lock back because of it could give back one that the process never had,
+// or that another of its goroutines holds.
 //
 // # Sources
 //

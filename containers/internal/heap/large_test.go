@@ -26,7 +26,7 @@ func write(tb testing.TB, p *Heap, off shm.Offset, n uint64) {
 // What a heap says is its largest free run can be had, and no more when the region cannot grow. A region that is made as large
 // as it may be is one run but for the tables; the one that grew little by little has tables in between, and at least a third in one run.
 func TestLargestRunCanBeHad(t *testing.T) {
-	for _, limit := range []uint64{100 << 10, 1 << 20, 1<<20 + 64<<10, 3 << 20, 16 << 20, 24 << 20, 64<<20 + 4096} {
+	for _, limit := range []uint64{100 << 10, 1 << 20, 1<<20 + 64<<10, 3 << 20, 16 << 20, 24<<20 + 4096} {
 		for _, grown := range []bool{false, true} {
 			size := limit
 			if grown {

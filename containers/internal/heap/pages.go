@@ -15,6 +15,10 @@ import (
 // is really taken.
 const growMost = 64 << 20 / pageSize
 
+// refusedMost is how often the system is asked for memory that was given back, before what needs some is passed over: it may refuse
+// all of a large heap.
+const refusedMost = 32
+
 // word returns 64 bits of the map of free pages, those of pages that there are not as 0.
 func (p *Heap) word(w, count uint64) (uint64, error) {
 	s, err := p.seg(w * 64)
@@ -93,7 +97,7 @@ func (p *Heap) seek(n uint64) (first, low uint64, dirty bool, err error) {
 	if n > p.most {
 		return 0, 0, false, p.full(n, shm.ErrNoSpace)
 	}
-	grown, why := false, shm.ErrNoSpace
+	grown, refused, why := false, 0, shm.ErrNoSpace
 	for from := uint64(0); ; {
 		count, err := p.recount()
 		if err != nil {
@@ -104,6 +108,10 @@ func (p *Heap) seek(n uint64) (first, low uint64, dirty bool, err error) {
 		case err != nil:
 			return 0, 0, false, err
 		case ok:
+			if refused >= refusedMost && p.r.Released(shm.Offset(p.offsetOf(first)), n*pageSize) > 0 {
+				from = first + 16
+				continue
+			}
 			err := p.reserve(first, n)
 			if err == nil {
 				if from != 0 {
@@ -115,6 +123,7 @@ func (p *Heap) seek(n uint64) (first, low uint64, dirty bool, err error) {
 			if !errors.Is(err, shm.ErrNoSpace) {
 				return 0, 0, false, err
 			}
+			refused++
 			from, why = first+16, err // given back, and the file system is full: others may have memory
 		case grown:
 			return 0, 0, false, p.full(n, why)

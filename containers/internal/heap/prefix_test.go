@@ -22,7 +22,8 @@ var scenarios = map[string]struct {
 	prepare     func(w *world, p *Heap) error
 	do          func(w *world, p *Heap) error
 }{
-	"first block of a heap": {0, 0, nothing, func(w *world, p *Heap) error { return w.create(p, 0, 64, 64) }},
+	"first block of a heap":        {0, 0, nothing, func(w *world, p *Heap) error { return w.create(p, 0, 64, 64) }},
+	"first block of a larger heap": {1280 << 10, 1280 << 10, nothing, func(w *world, p *Heap) error { return w.create(p, 0, 64, 64) }}, // two segments at once
 	"first block of a process": {0, 0, func(w *world, p *Heap) error {
 		return w.create(w.process(1), 1, 64, 64)
 	}, func(w *world, p *Heap) error { return w.create(p, 0, 64, 64) }},

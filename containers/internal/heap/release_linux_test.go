@@ -94,6 +94,25 @@ func TestTrimGivesBackWhatIsFree(t *testing.T) {
 	free(t, p, alloc(t, p, 8<<20))
 }
 
+// A system that has no memory for a large heap that was given back is asked some times, not for every place in it, while all others wait.
+func TestRefusedMemoryIsNotAskedForEverywhere(t *testing.T) {
+	p := newHeap(t, true, shm.Size(32<<20), shm.Limit(32<<20))
+	defer func() { reserving = nil }()
+	kept := alloc(t, p, 40_000)
+	free(t, p, alloc(t, p, 40_000))
+	if _, err := p.Trim(); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	reserving = func() error { asked++; return shm.ErrNoSpace }
+	if _, err := p.Alloc(50_000); !errors.Is(err, shm.ErrNoSpace) || asked > 3*refusedMost {
+		t.Errorf("%v after the system was asked %d times", err, asked)
+	}
+	reserving = nil
+	free(t, p, alloc(t, p, 50_000))
+	free(t, p, kept)
+}
+
 // A note that covers memory in use, of a region that lost stores in a crash of the machine, is found.
 func TestCheckFindsALiveBlockWithoutMemory(t *testing.T) {
 	p := newHeap(t, true, shm.Size(4<<20))
