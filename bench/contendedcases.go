@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,10 @@ func (c Contention) taken() []Subject {
 			c.Procs, c.Goroutines = 1, c.Procs*c.Goroutines
 		}
 		all = append(all, c.subject(l.lock, l.role))
+	}
+	for _, lock := range []string{"pthread", "robust", "futex3"} {
+		all = append(all, peerC("C-"+lock, Peer, "contended", lock, strconv.Itoa(c.Procs*c.Goroutines),
+			strconv.Itoa(int(c.Inside)), strconv.Itoa(int(c.Outside)), "100"))
 	}
 	return all
 }
@@ -89,6 +94,9 @@ var _ = Register(func() (cases []Case) {
 			}))},
 			{By: Flock, Role: Peer, Run: alone(func() (batch, error) { return fileBatch(Flock) })},
 			{By: OFD, Role: Peer, Run: alone(func() (batch, error) { return fileBatch(OFD) })},
+			peerC("C-pthread", Peer, "alone", "pthread"),
+			peerC("C-robust", Peer, "alone", "robust"),
+			peerC("C-futex3", Peer, "alone", "futex3"),
 		},
 	}, Case{
 		Name: "uncontended/lock=RWMutex", Quick: true,
@@ -108,6 +116,7 @@ var _ = Register(func() (cases []Case) {
 				}
 				return nil
 			}))},
+			peerC("C-rwlock", Peer, "alone", "rwlock"),
 		},
 	})
 	for _, s := range sections200 {
@@ -154,10 +163,13 @@ var _ = Register(func() (cases []Case) {
 			std := c
 			std.Lock, std.Procs, std.Goroutines = StandardRW, 1, procs
 			cs := Case{
-				Name:     fmt.Sprintf("rw/writes=%d%%/procs=%d", writes, procs),
-				Asks:     "one lock for readers and writers, empty sections; sync.RWMutex by as many goroutines",
-				Quick:    procs == 4 && writes <= 1,
-				Subjects: []Subject{c.subject(Shmkit, Ours), std.subject(StandardRW, Peer)},
+				Name:  fmt.Sprintf("rw/writes=%d%%/procs=%d", writes, procs),
+				Asks:  "one lock for readers and writers, empty sections; sync.RWMutex by as many goroutines",
+				Quick: procs == 4 && writes <= 1,
+				Subjects: []Subject{
+					c.subject(Shmkit, Ours), std.subject(StandardRW, Peer),
+					peerC("C-rwlock", Peer, "contended", "rwlock", strconv.Itoa(procs), "0", "0", strconv.Itoa(writes)),
+				},
 			}
 			if writes == 0 {
 				own := c

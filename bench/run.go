@@ -20,7 +20,7 @@ type Effort struct {
 // What shmkit bench does. With Quick a machine of two processors is done in less than a minute.
 var (
 	Full  = Effort{Rounds: 5, Window: 120 * time.Millisecond}
-	Quick = Effort{Rounds: 3, Window: 40 * time.Millisecond}
+	Quick = Effort{Rounds: 3, Window: 25 * time.Millisecond}
 )
 
 // A Result is what came of one case.

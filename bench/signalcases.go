@@ -101,6 +101,9 @@ var _ = Register(func() (cases []Case) {
 		}
 		cond := []Subject{trip(ByCond, Ours), trip(ByFutex, Floor)}
 		barrier := []Subject{trip(ByBarrier, Ours), trip(ByFutex, Floor)}
+		if procs == 2 {
+			ping = append(ping, peerC("C-semaphore", Peer, "pingpong"))
+		}
 		if procs == 1 {
 			ping = append(ping, trip(ByChannel, Peer))
 			cond = append(cond, trip(ByStdCond, Peer))

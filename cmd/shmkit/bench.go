@@ -99,7 +99,7 @@ leaves nothing behind.`,
 	flags.StringVar(&f.compare, "compare", "", "compare ratios with those in `FILE`, and fail if any became slower than the noise allows")
 	flags.StringVar(&f.baseline, "baseline", "", "write the ratios to `FILE`, for --compare")
 	flags.IntVar(&f.rounds, "rounds", 0, "`N` rounds of each (default: 5, or 3 with --quick)")
-	flags.DurationVar(&f.window, "window", 0, "one round takes `DURATION` (default: 120ms, or 40ms with --quick)")
+	flags.DurationVar(&f.window, "window", 0, "one round takes `DURATION` (default: 120ms, or 25ms with --quick)")
 	for _, name := range []string{"rounds", "window"} {
 		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}

@@ -1,0 +1,20 @@
+//go:build !linux
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+var errNoPeers = fmt.Errorf("bench: peers in other languages are measured on Linux: %w", errors.ErrUnsupported)
+
+func peerC(by string, role Role, _ ...string) Subject { return elsewhere(by, role) }
+
+func elsewhere(by string, role Role) Subject {
+	return Subject{By: by, Role: role, Need: func() error { return errNoPeers }, Run: func(context.Context, time.Duration) (*Sample, error) {
+		return nil, errNoPeers
+	}}
+}
