@@ -143,40 +143,62 @@ func (s *CountingSemaphore) wait(l limit) error {
 	if s.spin() {
 		return nil
 	}
+	region, _, err := locate(&s.word, l.what)
+	if err != nil {
+		return err
+	}
 	wake := false
-	w := watch{word: &s.word, limit: l, over: func(uint32) (bool, error) {
-		for {
-			v := s.word.Load()
-			next, more, ok := acquiredOne(v, true)
-			if !ok {
-				return false, nil
-			}
-			if s.word.CompareAndSwap(v, next) {
-				crash("took a permit after a wait")
-				wake = more
-				return true, nil
-			}
-		}
+	w := watch{word: &s.word, limit: l, over: func(uint32) (got bool, err error) {
+		got, wake, err = s.take(region, true, l.what)
+		return got, err
 	}}
-	err := w.wait()
-	if err != nil && !errors.Is(err, shm.ErrClosed) {
-		for {
-			v := s.word.Load()
-			next, more := refusedOne(v)
-			if next == v || s.word.CompareAndSwap(v, next) {
-				wake = more
-				break
-			}
+	if err = w.wait(); err == nil {
+		if wake {
+			futex.Wake(plain(&s.word), 1)
 		}
-		crash("gave up waiting for a permit")
-	}
-	if wake {
-		futex.Wake(plain(&s.word), 1)
-	}
-	if err == nil && raceEnabled {
-		raceAcquire(&s.word)
+		if raceEnabled {
+			raceAcquire(&s.word)
+		}
+	} else if !errors.Is(err, shm.ErrClosed) {
+		s.giveUp()
 	}
 	return err
+}
+
+// take takes a permit if there is one: in r, if that is not closed. The memory stays meanwhile, or a permit might go
+// with an error. more says that one who sleeps is to be woken.
+func (s *CountingSemaphore) take(r *shm.Region, waited bool, what string) (got, more bool, err error) {
+	if !pin(r) {
+		return false, false, closedError(what, r)
+	}
+	defer unpin(r)
+	for {
+		v := s.word.Load()
+		next, more, ok := acquiredOne(v, waited)
+		if !ok {
+			return false, false, nil
+		}
+		if s.word.CompareAndSwap(v, next) {
+			crash("took a permit after a wait")
+			return true, more, nil
+		}
+	}
+}
+
+// giveUp is for one who has slept, and does not want a permit any more.
+func (s *CountingSemaphore) giveUp() {
+	for {
+		v := s.word.Load()
+		next, wake := refusedOne(v)
+		if next != v && !s.word.CompareAndSwap(v, next) {
+			continue
+		}
+		crash("gave up waiting for a permit")
+		if wake {
+			futex.Wake(plain(&s.word), 1)
+		}
+		return
+	}
 }
 
 // spin looks for a permit for some microseconds. It only reads while there is none.

@@ -54,7 +54,10 @@ var _ [64]byte = [unsafe.Sizeof(RWMutex{})]byte{}
 // [shm.OnOwnerDied] runs, with rw held by nobody else; without one, or if it returns an error, RLock
 // panics with an [*OwnerDiedError], rw not held. It panics with an error that is [shm.ErrClosed] if the
 // region is closed meanwhile, and [shm.ErrNoSpace] if the region has no room for one more lock that this
-// process reads.
+// process reads. The
+// fast path is a count and then a look at the lock: if another goroutine closes the region between the two, RLock may
+// return as if it had the lock. What is read then is zeros, RUnlock does not find a lock to unlock, and the count keeps
+// writers of other processes out until this one ends, as a lock does that is held when the region is closed.
 func (rw *RWMutex) RLock() {
 	if raceEnabled {
 		if !rw.comeIn() {
@@ -560,14 +563,20 @@ func (rw *RWMutex) lock(l limit, repair func(shm.Death) error) error {
 	if !pin(r) {
 		return closedError(l.what, r)
 	}
+	pinned := true // also for a fault: the file may be cut
+	defer func() {
+		if pinned {
+			unpin(r)
+		}
+	}()
 	got := rw.mu.word.CompareAndSwap(0, token)
 	if got {
 		crash("has the word")
 	}
 	if !got || (location{r, off}).anyRead(rw) {
+		pinned = false
 		return rw.lockSlow(attempt{m: &rw.mu, limit: l, region: r, offset: off, pinned: true}, got, repair)
 	}
-	defer unpin(r)
 	if r != nil && r.Closed() {
 		rw.mu.release()
 		return closedError(l.what, r)
@@ -598,14 +607,6 @@ func (rw *RWMutex) lockSlow(a attempt, got bool, repair func(shm.Death) error) e
 	rw.writer.Store(token)
 	crash("writes after a wait")
 	return nil
-}
-
-func unpin(r *shm.Region) {
-	if r != nil {
-		raceIgnore()
-		r.Unpin()
-		raceHeed()
-	}
 }
 
 // seize takes the word, and settles what a dead writer left. An error means that it is not held. The region

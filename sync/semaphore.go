@@ -482,13 +482,7 @@ func (q *request) wait(l *limit) error {
 	if !pin(q.region) {
 		return closedError("acquire", q.region)
 	}
-	defer func() {
-		if q.region != nil {
-			raceIgnore()
-			q.region.Unpin()
-			raceHeed()
-		}
-	}()
+	defer unpin(q.region)
 	return q.lead(l)
 }
 

@@ -57,7 +57,9 @@ var scuffles = map[string]func(ctx context.Context, d *depot, survives bool){
 			n := []int{1, 1, 1000, 2000, quarryPermits}[rand.IntN(5)]
 			short, cancel := context.WithTimeout(ctx, time.Duration(rand.IntN(5000))*time.Microsecond)
 			held := false
-			switch rand.IntN(4) {
+			switch rand.IntN(5) {
+			case 4:
+				n, held = 1, anyOf(short, d, &d.sem)
 			case 0:
 				held = d.sem.TryAcquire(n)
 			case 1:
@@ -92,7 +94,9 @@ var scuffles = map[string]func(ctx context.Context, d *depot, survives bool){
 		for ctx.Err() == nil {
 			short, cancel := context.WithTimeout(ctx, time.Duration(rand.IntN(2000))*time.Microsecond)
 			held := false
-			switch rand.IntN(3) {
+			switch rand.IntN(4) {
+			case 3:
+				held = anyOf(short, d, &d.ping)
 			case 0:
 				held = d.ping.TryAcquire()
 			case 1:
@@ -156,6 +160,16 @@ var scuffles = map[string]func(ctx context.Context, d *depot, survives bool){
 	},
 }
 
+// anyOf waits for a thing or a permit that somebody gives in a moment, and reports whether it has the thing.
+func anyOf(ctx context.Context, d *depot, thing shmsync.Waitable) bool {
+	time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { d.pong.Release(1) })
+	i, err := shmsync.WaitAny(ctx, thing, &d.pong)
+	if err != nil || i != 1 {
+		d.pong.TryAcquire()
+	}
+	return err == nil && i == 0
+}
+
 func linger(d *depot) {
 	switch rand.IntN(10) {
 	case 0:
@@ -197,11 +211,11 @@ var settled = map[string]func(t *testing.T, d *depot){
 }
 
 func TestAKillBetweenAnyTwoStepsOfASemaphoreStopsNobody(t *testing.T) {
-	killBetweenAny(t, "semaphore", "semaphore.go", "members.go")
+	killBetweenAny(t, "semaphore", "semaphore.go", "waitany_semaphore.go", "members.go")
 }
 
 func TestAKillBetweenAnyTwoStepsOfACountingSemaphoreStopsNobody(t *testing.T) {
-	killBetweenAny(t, "counting", "countingsemaphore.go")
+	killBetweenAny(t, "counting", "countingsemaphore.go", "waitany_counting.go")
 }
 
 func TestAKillBetweenAnyTwoStepsOfAWaitGroupStopsNobody(t *testing.T) {
@@ -227,6 +241,7 @@ func killBetweenAny(t *testing.T, kind string, files ...string) {
 				r, d := newDepot(t)
 				d.sem.Init(quarryPermits)
 				d.ping.Init(2)
+				d.pong.Init(0)
 				if point == "subtracted the dead" {
 					d.group.Init(shmsync.SubtractDead)
 				}

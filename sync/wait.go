@@ -444,10 +444,8 @@ func (a *attempt) swap(v, next uint64) bool {
 }
 
 func (a *attempt) unpin() {
-	if a.pinned && a.region != nil {
-		raceIgnore()
-		a.region.Unpin()
-		raceHeed()
+	if a.pinned {
+		unpin(a.region)
 	}
 	a.pinned = false
 }
@@ -458,6 +456,15 @@ func pin(r *shm.Region) bool {
 	raceIgnore()
 	defer raceHeed()
 	return r == nil || r.Pin()
+}
+
+// unpin takes back what a pin that was true has done.
+func unpin(r *shm.Region) {
+	if r != nil {
+		raceIgnore()
+		r.Unpin()
+		raceHeed()
+	}
 }
 
 // takeOver takes the lock from a dead holder.

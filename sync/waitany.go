@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/shmkit/shmkit/shm"
@@ -14,6 +15,8 @@ import (
 //
 //   - *[Mutex]: to be locked; the caller holds it then
 //   - *[Event]: to be set, or to have been set since the call
+//   - *[Semaphore]: for one permit; this process has it then
+//   - *[CountingSemaphore]: for one permit
 type Waitable interface {
 	// visit begins a wait of one goroutine.
 	visit(l limit) (visit, error)
@@ -26,9 +29,9 @@ type visit interface {
 	// try takes what is waited for, if it is to be had. slept says that a sleep has ended since the visit began; last, that
 	// the wait is over otherwise. With an error nothing is taken, and the wait is over.
 	try(slept, last bool) (got bool, err error)
-	// arm has those who change the word wake its sleepers. It returns false if the word has changed meanwhile, and
-	// what is waited for may be to be had.
-	arm(slept bool) (word futex.Word, ok bool)
+	// arm has those who change the words to sleep by wake their sleepers, and appends these words. It returns false if
+	// something has changed meanwhile, and what is waited for may be to be had.
+	arm(slept bool, words []futex.Word) ([]futex.Word, bool)
 	// due returns when to look even if nobody wakes us. expired says that a sleep has ended by its time.
 	due(expired bool) time.Time
 	// leave ends the visit of one who has got something, this or another thing, or nothing.
@@ -37,19 +40,21 @@ type visit interface {
 
 // WaitAny waits until one of several things is to be had, takes it, and returns its number: the first in order, if
 // there are several. None of the others is taken, and no goroutine or thread is used for each: the kernel
-// wakes the caller for any of them (Linux 5.16; elsewhere, and for more than 126 things, it looks at them from time
-// to time, up to 20 ms late).
+// wakes the caller for any of them (Linux 5.16; elsewhere, and for more than 126 things, of which a Semaphore
+// counts as two, it looks at them from time to time, up to 20 ms late).
 //
 // An error means that nothing is taken: the context's, whatever was waited for being tried once more first; an error of
-// one of the things, with its number, such as [ErrInconsistent] for a Mutex whose holder died; [shm.ErrClosed]. The
-// number is -1 if the error is of no thing in particular. One who waits for a Mutex among other things is served like a
-// process of its own that waits for it.
+// one of the things, with its number, such as [ErrInconsistent] for a Mutex whose holder died, or [fs.ErrInvalid] for a
+// Semaphore of no permits; [shm.ErrClosed]. The number is -1 if the error is of no thing in particular. One who waits
+// for a Mutex among other things is served like a process of its own that waits for it; for a Semaphore it is served
+// in turn, as by Acquire, and holds its place there until it has got something. A process that is killed meanwhile has
+// taken one of the things or none: what becomes of it is what the thing says of a death.
 func WaitAny(ctx context.Context, things ...Waitable) (int, error) {
 	if len(things) == 0 {
 		return -1, fmt.Errorf("sync: WaitAny for nothing: %w", fs.ErrInvalid)
 	}
 	l := limit{what: "wait for any", ctx: ctx}
-	w := anyWait{visits: make([]visit, 0, len(things)), words: make([]futex.Word, len(things)), got: -1}
+	w := anyWait{visits: make([]visit, 0, len(things)), words: make([]futex.Word, 0, len(things)), got: -1}
 	defer w.leave()
 	for i, t := range things {
 		v, err := t.visit(l)
@@ -61,7 +66,7 @@ func WaitAny(ctx context.Context, things ...Waitable) (int, error) {
 	if i, err := w.try(false); i >= 0 || err != nil {
 		return i, err
 	}
-	cancel, stop := l.cancel()
+	cancel, stop := w.cancel(&l)
 	defer stop()
 	for {
 		if err := l.over(); err != nil {
@@ -103,14 +108,47 @@ func (w *anyWait) try(last bool) (int, error) {
 
 // arm prepares a sleep by all words, and reports whether it makes sense.
 func (w *anyWait) arm() bool {
-	for i, v := range w.visits {
-		word, ok := v.arm(w.slept)
-		if !ok {
+	w.words = w.words[:0]
+	for _, v := range w.visits {
+		var ok bool
+		if w.words, ok = v.arm(w.slept, w.words); !ok {
 			return false
 		}
-		w.words[i] = word
 	}
 	return true
+}
+
+// cancel returns what ends a sleep when the context does, and when a region is closed in which a visit keeps memory
+// where it is: Close waits for that. One goroutine watches each such region.
+func (w *anyWait) cancel(l *limit) (c *futex.Cancel, stop func()) {
+	var closing []<-chan struct{}
+	for _, v := range w.visits {
+		if v, ok := v.(*semaphoreVisit); ok && v.q.region != nil && !slices.Contains(closing, v.q.region.Done()) {
+			closing = append(closing, v.q.region.Done())
+		}
+	}
+	if closing == nil && l.done() == nil {
+		return nil, func() {}
+	}
+	c = new(futex.Cancel)
+	stopped := make(chan struct{})
+	for _, closed := range closing {
+		go func() {
+			select {
+			case <-closed:
+				c.Cancel()
+			case <-stopped:
+			}
+		}()
+	}
+	ended := func() bool { return true }
+	if l.done() != nil {
+		ended = context.AfterFunc(l.ctx, c.Cancel)
+	}
+	return c, func() {
+		ended()
+		close(stopped)
+	}
 }
 
 func (w *anyWait) sleep(cancel *futex.Cancel) {
@@ -138,7 +176,7 @@ func (w *anyWait) sleepHere(d time.Duration, cancel *futex.Cancel) futex.Result 
 
 func (w *anyWait) leave() {
 	for i, v := range w.visits {
-		v.leave(w.slept, w.got == i)
+		defer v.leave(w.slept, w.got == i) // each, also if the memory of one is gone
 	}
 }
 
@@ -208,17 +246,17 @@ func (v *mutexVisit) callLocals() {
 	}
 }
 
-func (v *mutexVisit) arm(slept bool) (futex.Word, bool) {
+func (v *mutexVisit) arm(slept bool, words []futex.Word) ([]futex.Word, bool) {
 	word := v.m.word.Load()
 	if _, free := taken(word, token, slept); free {
-		return futex.Word{}, false
+		return words, false
 	}
 	next := awaited(word, slept && time.Since(v.start) >= starveAfter)
 	if next != word && !v.m.word.CompareAndSwap(word, next) {
-		return futex.Word{}, false
+		return words, false
 	}
 	crash("awaited by a visit")
-	return futex.Word{Addr: v.m.half(), Val: uint32(next)}, true
+	return append(words, futex.Word{Addr: v.m.half(), Val: uint32(next)}), true
 }
 
 func (v *mutexVisit) due(expired bool) time.Time {
@@ -265,12 +303,12 @@ func (v *eventVisit) try(_, _ bool) (bool, error) {
 	return over, nil
 }
 
-func (v *eventVisit) arm(bool) (futex.Word, bool) {
+func (v *eventVisit) arm(_ bool, words []futex.Word) ([]futex.Word, bool) {
 	word := v.e.word.Load()
 	if over, _ := v.over(word); over || word&eventWaiters == 0 && !v.e.word.CompareAndSwap(word, word|eventWaiters) {
-		return futex.Word{}, false
+		return words, false
 	}
-	return futex.Word{Addr: plain(&v.e.word), Val: word | eventWaiters}, true
+	return append(words, futex.Word{Addr: plain(&v.e.word), Val: word | eventWaiters}), true
 }
 
 func (v *eventVisit) due(bool) time.Time { return time.Now().Add(longSleep) }

@@ -2,10 +2,12 @@ package sync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"structs"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/shmkit/shmkit/shm"
@@ -35,8 +37,9 @@ const maxOutstanding = 1<<27 - 1
 // [*MemberDiedError], until every outstanding task is taken by somebody who lives, or done. With [SubtractDead] they are
 // done.
 //
-// Each step is one section of a robust lock, and takes effect whole or, if the process dies in it, not at all. A
-// process that answers for tasks takes one of the holdings of package shm.
+// Each step is one section of a robust lock, and takes effect whole or, if the process dies in it, not at all. So does
+// an Add of tasks, and a Done; an Add of fewer than none is as many of Done in one section, and may be cut off between
+// them. A process that answers for tasks takes one of the holdings of package shm.
 type WaitGroup struct {
 	_      structs.HostLayout
 	users  members
@@ -93,13 +96,14 @@ func (w *WaitGroup) Count() int {
 	return int(w.count.Load())
 }
 
-// Add adds n tasks, which this process answers for; with n below 0 it is as many calls of Done. It panics with a
+// Add adds n tasks, which this process answers for; with n below 0 it is as many calls of Done, of which some may have
+// taken effect, and the rest not, if the process dies in it: nobody else sees some of them only. It panics with a
 // [*MisuseError], and changes nothing, if there would be fewer than none outstanding, or 1<<27. As long as any is
 // outstanding anybody may add; when none is, add before those can call Wait that are to wait for them. It panics with
 // an error that is [shm.ErrNoSpace] if the region has no room for the holdings of this process, or [shm.ErrClosed].
 func (w *WaitGroup) Add(n int) {
 	if n < 0 {
-		w.done(-int64(n))
+		w.done(-int64(max(n, -maxOutstanding-1))) // more than there can be
 	}
 	if n <= 0 {
 		return
@@ -143,8 +147,8 @@ func (w *WaitGroup) done(n int64) {
 }
 
 // Take says that this process answers from now on for n of the outstanding tasks: those that were added and nobody
-// has taken, its own first, and then, if there are no such any more, those that the dead have left. It panics with a [*MisuseError], and changes nothing, if there are not so many that nobody
-// has taken; and as Add does. If the process dies in it, it may be missed for some of the n only.
+// has taken, its own first, and then, if there are no such any more, those that the dead have left. It panics with a
+// [*MisuseError], and changes nothing, if there are not so many that nobody has taken; and as Add does. If the process dies in it, it may be missed for some of the n only.
 func (w *WaitGroup) Take(n int) {
 	a, err := w.begin("take")
 	if err != nil {
@@ -179,10 +183,22 @@ func (w *WaitGroup) Leave() {
 // one is done, those who wait go on, even if others are added at once. An error is a [*MemberDiedError], which is
 // [ErrMemberDied], as long as tasks are outstanding that a dead process answered for; the context's; or
 // [shm.ErrClosed]. A death is noticed within 100 ms, mostly sooner.
-func (w *WaitGroup) Wait(ctx context.Context) error {
+func (w *WaitGroup) Wait(ctx context.Context) error { return w.wait(limit{ctx: ctx}) }
+
+// WaitTimeout is Wait for a limited time, and reports whether no task is outstanding: false and no error if the time is
+// over. 0 and less mean to look.
+func (w *WaitGroup) WaitTimeout(d time.Duration) (done bool, err error) {
+	if err = w.wait(limit{deadline: time.Now().Add(d)}); errors.Is(err, errTimeout) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (w *WaitGroup) wait(l limit) error {
+	l.what = "wait for a group"
 	times := w.word.Load() / 2
 	if w.count.Load() != 0 {
-		watch := watch{word: &w.word, mortal: true, limit: limit{what: "wait for a group", ctx: ctx}, over: func(v uint32) (bool, error) {
+		watch := watch{word: &w.word, mortal: true, limit: l, over: func(v uint32) (bool, error) {
 			if v/2 != times || w.count.Load() == 0 {
 				return true, nil
 			}

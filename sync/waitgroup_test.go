@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -95,6 +96,7 @@ func TestWaitGroupRefusesWhatCannotBe(t *testing.T) {
 		w.Add(0)
 		w.Add(2)
 		mustPanic[*shmsync.MisuseError](t, "add -3 to 2", func() { w.Add(-3) })
+		mustPanic[*shmsync.MisuseError](t, "add the least number", func() { w.Add(math.MinInt) })
 		mustPanic[*shmsync.MisuseError](t, "take 3 of 2", func() { w.Take(3) })
 		w.Take(2)
 		if w.Count() != 2 {
@@ -104,6 +106,29 @@ func TestWaitGroupRefusesWhatCannotBe(t *testing.T) {
 		w.Add(-2)
 		if err := w.Init(2); !errors.Is(err, fs.ErrInvalid) || w.Count() != 0 {
 			t.Errorf("a policy that is none: %v", err)
+		}
+	}
+}
+
+func TestWaitGroupTimedWaitNeverEndsEarly(t *testing.T) {
+	t.Parallel()
+	_, d := newDepot(t)
+	for _, w := range []*shmsync.WaitGroup{&d.group, new(shmsync.WaitGroup)} {
+		for _, limit := range []time.Duration{-time.Second, 0, 10 * time.Millisecond, 350 * time.Millisecond} {
+			if done, err := w.WaitTimeout(limit); !done || err != nil {
+				t.Errorf("%v with none outstanding: %v, %v", limit, done, err)
+			}
+			w.Add(1)
+			begin := time.Now()
+			if done, err := w.WaitTimeout(limit); done || err != nil || time.Since(begin) < limit {
+				t.Errorf("%v: %v, %v after %v", limit, done, err, time.Since(begin))
+			}
+			w.Done()
+		}
+		w.Add(1)
+		time.AfterFunc(10*time.Millisecond, w.Done)
+		if done, err := w.WaitTimeout(time.Hour); !done || err != nil {
+			t.Errorf("with a task that is done meanwhile: %v, %v", done, err)
 		}
 	}
 }
