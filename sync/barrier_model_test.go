@@ -120,6 +120,7 @@ type barrierModel struct {
 	barrierConfig
 	barrierRules
 	violation string
+	tells     bool
 }
 
 func (m *barrierModel) start() (s barrierModelState) {
@@ -175,22 +176,27 @@ func (m *barrierModel) steps(s barrierModelState, next func(barrierModelState, s
 			n := s
 			n.kills--
 			n.g[p] = barrierParty{at: bDead}
-			next(n, fmt.Sprintf("P%d is killed", p))
+			next(n, "a process is killed")
 		}
 		if q.at == bDead && !s.gone[p] {
 			n := s
 			n.gone[p], n.members[p], n.came[p] = true, false, 0
-			next(n, fmt.Sprintf("P%d is found dead", p))
+			next(n, "a process is found dead")
 		}
 		if q.at == bDead && s.gone[p] && !s.counted[p] {
 			n := s
 			n.counted[p] = true
 			n.deaths++
 			n.wakeAll()
-			next(n, fmt.Sprintf("P%d is counted dead", p))
+			next(n, "a process is counted dead")
 		}
 		if q.at < bDone {
-			m.step(s, p, func(n barrierModelState, what string) { next(n, fmt.Sprintf("P%d %s", p, what)) })
+			m.step(s, p, func(n barrierModelState, what string) {
+				if m.tells {
+					what = fmt.Sprintf("P%d %s", p, what)
+				}
+				next(n, what)
+			})
 		}
 	}
 }
@@ -457,55 +463,12 @@ func (m *barrierModel) ended(s *barrierModelState) bool {
 
 // run explores all states, and returns how many there are and what is wrong.
 func (m *barrierModel) run() (int, string) {
-	return explore(m.start(), m.steps, m.ended, func() string { return m.violation })
-}
-
-// explore runs a model from a state through all others, and returns how many there are, and what is wrong
-// with how one gets there.
-func explore[S comparable](begin S, steps func(S, func(S, string)), ended func(*S) bool, violation func() string) (int, string) {
-	all, from, what := []S{begin}, []int32{-1}, []string{""}
-	number := map[S]int32{begin: 0}
-	var edges [][2]int32
-	var ends []int32
-	trace := func(k int32, last string) string {
-		told := []string{last}
-		for ; k > 0; k = from[k] {
-			told = append(told, what[k])
-		}
-		var b strings.Builder
-		for i := len(told) - 1; i >= 0; i-- {
-			b.WriteString("\n\t" + told[i])
-		}
-		return b.String()
-	}
-	fault := ""
-	for k := int32(0); int(k) < len(all) && fault == ""; k++ {
-		moves := 0
-		steps(all[k], func(n S, step string) {
-			moves++
-			if v := violation(); v != "" && fault == "" {
-				fault = v + trace(k, step)
-			}
-			j, known := number[n]
-			if !known {
-				j = int32(len(all))
-				number[n] = j
-				all, from, what = append(all, n), append(from, k), append(what, step)
-			}
-			edges = append(edges, [2]int32{j, k})
-		})
-		if ended(&all[k]) {
-			ends = append(ends, k)
-		} else if moves == 0 {
-			fault = "somebody waits and nothing can happen" + trace(k, "")
-		}
-	}
-	if fault == "" {
-		if k := unfinished(len(all), edges, ends); k >= 0 {
-			fault = "somebody can never finish" + trace(int32(k), "")
-		}
-	}
-	return len(all), fault
+	return world[barrierModelState]{
+		first: m.start(),
+		steps: m.steps,
+		check: func(s *barrierModelState) (bool, string) { return m.ended(s), m.violation },
+		tells: &m.tells,
+	}.explore()
 }
 
 var barrierConfigs = []barrierConfig{

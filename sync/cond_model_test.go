@@ -119,6 +119,7 @@ type condModel struct {
 	condConfig
 	condRules
 	violation string
+	tells     bool
 }
 
 func (m *condModel) fault(format string, args ...any) {
@@ -250,7 +251,7 @@ func (m *condModel) steps(s condState, next func(condState, string)) {
 				n.kills--
 				n.killed = true
 				n.dead |= bit
-				next(n, fmt.Sprintf("P%d is killed", p))
+				next(n, "a process is killed")
 			}
 		}
 		if s.dead&bit != 0 && s.known&bit == 0 {
@@ -268,12 +269,17 @@ func (m *condModel) steps(s condState, next func(condState, string)) {
 				}
 			}
 			n.leader[p], n.bell[p] = 0, 0
-			next(n, fmt.Sprintf("the death of P%d is known", p))
+			next(n, "a death is known")
 		}
 	}
 	for i := range m.procs {
 		if s.g[i].at != cDead && s.g[i].at != cDone {
-			m.step(s, i, func(n condState, what string) { next(n, fmt.Sprintf("g%d of P%d %s", i, m.procs[i], what)) })
+			m.step(s, i, func(n condState, what string) {
+				if m.tells {
+					what = fmt.Sprintf("g%d of P%d %s", i, m.procs[i], what)
+				}
+				next(n, what)
+			})
 		}
 	}
 }
@@ -584,7 +590,7 @@ func (m *condModel) give(n condState, i int, next func(condState, string)) {
 				me.stage = 1
 			}
 		}
-		next(n, fmt.Sprintf("signals g%d", f))
+		next(n, "signals the first")
 	}
 }
 
@@ -613,53 +619,14 @@ func (m *condModel) rest(s *condState) string {
 
 // run explores all states, and returns their number, and what is wrong.
 func (m *condModel) run() (states int, fault string) {
-	first := condState{kills: uint8(m.kills), cancels: uint8(m.cancels), next: 1}
-	number := map[condState]int32{first: 0}
-	all := []condState{first}
-	from := []int32{-1}
-	trace := func(k int) string {
-		var path []string
-		for k > 0 {
-			f := int(from[k])
-			m.steps(all[f], func(n condState, what string) {
-				if number[n] == int32(k) && (len(path) == 0 || path[len(path)-1] != "\x00") {
-					path = append(path, what, "\x00")
-				}
-			})
-			path = path[:len(path)-1]
-			k = f
-		}
-		var b strings.Builder
-		for k := len(path) - 1; k >= 0; k-- {
-			fmt.Fprintf(&b, "\n\t%s", path[k])
-		}
-		return b.String()
-	}
-	for k := 0; k < len(all); k++ {
-		s := all[k]
-		moves := false
-		m.steps(s, func(n condState, _ string) {
-			moves = moves || n.kills == s.kills && n.cancels == s.cancels
-			if _, known := number[n]; !known {
-				number[n] = int32(len(all))
-				all = append(all, n)
-				from = append(from, int32(k))
-			}
-		})
-		if m.violation != "" {
-			v := m.violation
-			return len(all), v + trace(k) + "\n\tand then"
-		}
-		if !moves {
-			if wrong := m.rest(&s); wrong != "" {
-				return len(all), wrong + trace(k)
-			}
-		}
-		if len(all) > 8_000_000 {
-			return len(all), "too many states"
-		}
-	}
-	return len(all), ""
+	return world[condState]{
+		first: condState{kills: uint8(m.kills), cancels: uint8(m.cancels), next: 1},
+		steps: m.steps,
+		check: func(*condState) (bool, string) { return false, m.violation },
+		same:  func(a, b *condState) bool { return a.kills == b.kills && a.cancels == b.cancels },
+		rest:  m.rest,
+		tells: &m.tells,
+	}.explore()
 }
 
 var condConfigs = []condConfig{

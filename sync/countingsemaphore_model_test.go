@@ -53,6 +53,7 @@ type countModel struct {
 	countConfig
 	countRules
 	fault string
+	tells bool
 }
 
 func (m *countModel) steps(s countState, next func(countState, string)) {
@@ -61,7 +62,10 @@ func (m *countModel) steps(s countState, next func(countState, string)) {
 		to := func(what string, change func(n *countState, g *countG)) {
 			n := s
 			change(&n, &n.g[i])
-			next(n, fmt.Sprintf("P%d %s: word %#x", i, what, n.word))
+			if m.tells {
+				what = fmt.Sprintf("P%d %s: word %#x", i, what, n.word)
+			}
+			next(n, what)
 		}
 		if s.kills > 0 && g.at < countDone {
 			to("is killed", func(n *countState, g *countG) {
@@ -188,7 +192,13 @@ func (m *countModel) run() (int, string) {
 	for i, job := range m.jobs {
 		first.g[i].left = uint8(max(-job, 1))
 	}
-	return exploreSame(first, m.steps, m.check, func(a, b *countState) bool { return a.kills == b.kills && a.cancels == b.cancels })
+	return world[countState]{
+		first: first,
+		steps: m.steps,
+		check: m.check,
+		same:  func(a, b *countState) bool { return a.kills == b.kills && a.cancels == b.cancels },
+		tells: &m.tells,
+	}.explore()
 }
 
 var countConfigs = []countConfig{

@@ -114,6 +114,7 @@ type model struct {
 	rules
 	proc      []int // of each goroutine
 	violation string
+	tells     bool
 }
 
 func newModel(c config, r rules) *model {
@@ -197,7 +198,12 @@ func (m *model) steps(s modelState, next func(modelState, string)) {
 		}
 	}
 	for i := range m.proc {
-		m.step(s, i, func(n modelState, what string) { next(n, fmt.Sprintf("g%d of P%d %s", i, m.proc[i], what)) })
+		m.step(s, i, func(n modelState, what string) {
+			if m.tells {
+				what = fmt.Sprintf("g%d of P%d %s: word %#x", i, m.proc[i], what, n.word)
+			}
+			next(n, what)
+		})
 	}
 }
 
@@ -218,7 +224,7 @@ func (m *model) kill(s modelState, p int, next func(modelState, string)) {
 	s.dead |= 1 << p
 	s.leaders &^= 1 << p
 	s.gate[p], s.queue[p] = 0, 0
-	next(s, fmt.Sprintf("P%d is killed", p))
+	next(s, "a process is killed")
 }
 
 func (m *model) step(s modelState, i int, next func(modelState, string)) {
@@ -473,7 +479,7 @@ func (m *model) unlockLocal(s modelState, i int, next func(modelState, string)) 
 		}
 		n.g[w].at, n.g[w].flags = atAcquired, 0
 		m.finish(&n, i)
-		next(n, fmt.Sprintf("passes the lock to g%d", w))
+		next(n, "passes the lock to the first of its own")
 	}
 	if s.queue[p] != 0 && m.passed(v, false) {
 		return
@@ -501,97 +507,19 @@ func (m *model) ended(s *modelState) bool {
 
 // run explores all states. It returns their number, and what is wrong with one of them, or "".
 func (m *model) run() (states int, fault string) {
-	first := modelState{kills: uint8(m.kills), cancels: uint8(m.cancels), expiry: uint8(m.expiry)}
-	number := map[modelState]int32{first: 0}
-	all := []modelState{first}
-	from := []int32{-1}
-	var edges [][2]int32
-	var ends []int32
-	for k := 0; k < len(all); k++ {
-		s := all[k]
-		progress := false
-		m.steps(s, func(n modelState, _ string) {
-			if n.kills == s.kills && n.cancels == s.cancels {
-				progress = true
+	return world[modelState]{
+		first: modelState{kills: uint8(m.kills), cancels: uint8(m.cancels), expiry: uint8(m.expiry)},
+		steps: m.steps,
+		check: func(s *modelState) (bool, string) {
+			ended := m.ended(s)
+			if m.violation == "" && ended && (s.kernel != 0 || s.leaders != 0 || s.queue != [modelProcs]uint16{}) {
+				return ended, "left behind in the queues"
 			}
-			id, known := number[n]
-			if !known {
-				id = int32(len(all))
-				number[n] = id
-				all = append(all, n)
-				from = append(from, int32(k))
-			}
-			edges = append(edges, [2]int32{id, int32(k)})
-		})
-		switch {
-		case m.violation != "":
-			return len(all), m.violation + m.trace(all, from, k)
-		case m.ended(&s):
-			if s.kernel != 0 || s.leaders != 0 || s.queue != [modelProcs]uint16{} {
-				return len(all), "left behind in the queues" + m.trace(all, from, k)
-			}
-			ends = append(ends, int32(k))
-		case !progress:
-			return len(all), "stuck" + m.trace(all, from, k)
-		}
-	}
-	if k := unfinished(len(all), edges, ends); k >= 0 {
-		return len(all), "cannot finish" + m.trace(all, from, k)
-	}
-	return len(all), ""
-}
-
-// unfinished returns a state from which no end can be reached, or -1.
-func unfinished(n int, edges [][2]int32, ends []int32) int {
-	start := make([]int32, n+1) // edges by their target, in one array
-	for _, e := range edges {
-		start[e[0]+1]++
-	}
-	for i := range n {
-		start[i+1] += start[i]
-	}
-	into, at := make([]int32, len(edges)), append([]int32(nil), start...)
-	for _, e := range edges {
-		into[at[e[0]]] = e[1]
-		at[e[0]]++
-	}
-	good := make([]bool, n)
-	for _, k := range ends {
-		good[k] = true
-	}
-	for len(ends) > 0 {
-		k := ends[len(ends)-1]
-		ends = ends[:len(ends)-1]
-		for _, j := range into[start[k]:start[k+1]] {
-			if !good[j] {
-				good[j] = true
-				ends = append(ends, j)
-			}
-		}
-	}
-	for k, ok := range good {
-		if !ok {
-			return k
-		}
-	}
-	return -1
-}
-
-// trace tells the steps that lead to state k.
-func (m *model) trace(all []modelState, from []int32, k int) string {
-	var steps []string
-	for ; from[k] >= 0; k = int(from[k]) {
-		m.steps(all[from[k]], func(n modelState, what string) {
-			if n == all[k] && len(steps) < 200 {
-				steps = append(steps, fmt.Sprintf("%s: word %#x", what, n.word))
-			}
-		})
-	}
-	var b strings.Builder
-	for i := len(steps) - 1; i >= 0; i-- {
-		b.WriteString("\n\t" + steps[i])
-	}
-	return b.String()
+			return ended, m.violation
+		},
+		same:  func(a, b *modelState) bool { return a.kills == b.kills && a.cancels == b.cancels },
+		tells: &m.tells,
+	}.explore()
 }
 
 var smallConfigs = []config{

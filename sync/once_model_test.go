@@ -151,7 +151,12 @@ func (m *onceModel) run(kills, fails uint8) (int, string) {
 		}
 		return true
 	}
-	return explore(onceState{kills: kills, fails: fails}, m.steps, ended, func() string { return m.violation })
+	return world[onceState]{
+		first: onceState{kills: kills, fails: fails},
+		steps: m.steps,
+		check: func(s *onceState) (bool, string) { return ended(s), m.violation },
+		tells: new(bool),
+	}.explore()
 }
 
 func TestModelOfOnceHoldsInEveryOrderOfSteps(t *testing.T) {

@@ -111,6 +111,7 @@ type rwModel struct {
 	proc      []int
 	kind      []byte
 	violation string
+	tells     bool
 }
 
 func newRWModel(c rwConfig, r rwRules) *rwModel {
@@ -179,7 +180,10 @@ func (m *rwModel) steps(s rwState, next func(rwState, string)) {
 	}
 	for i := range m.proc {
 		m.step(s, i, func(n rwState, what string) {
-			next(n, fmt.Sprintf("g%d%c of P%d %s", i, m.kind[i], m.proc[i], what))
+			if m.tells {
+				what = fmt.Sprintf("g%d%c of P%d %s: word %d/%v, writer %#x, counts %v, D %b", i, m.kind[i], m.proc[i], what, n.holder, n.p, n.writer, n.count, n.drain)
+			}
+			next(n, what)
 		})
 	}
 }
@@ -197,7 +201,7 @@ func (m *rwModel) kill(s rwState, p int, next func(rwState, string)) {
 	}
 	s.kills--
 	s.dead |= 1 << p
-	next(s, fmt.Sprintf("P%d is killed", p))
+	next(s, "a process is killed")
 }
 
 // leave takes a reader off the count of p, and says where it goes from there.
@@ -381,11 +385,11 @@ func (m *rwModel) step(s rwState, i int, next func(rwState, string)) {
 		}
 		v := s.read(q)
 		if s.known&(1<<q) == 0 || s.undone&(1<<q) != 0 || m.drained(v, rwBase(q)) {
-			to(fmt.Sprintf("finds no reader in P%d", q), rwDrain, func(n *rwState) { n.g[i].slot++; n.g[i].flags &^= inDoubt })
+			to("finds no reader in one", rwDrain, func(n *rwState) { n.g[i].slot++; n.g[i].flags &^= inDoubt })
 			return
 		}
 		if (g.flags&inDoubt != 0 || cancelled) && (s.dead&(1<<q) != 0 && !m.neverDead || m.earlyDeath && q != p) {
-			to(fmt.Sprintf("finds P%d dead", q), rwDrain, func(n *rwState) { n.undone |= 1 << q })
+			to("finds one dead", rwDrain, func(n *rwState) { n.undone |= 1 << q })
 			return
 		}
 		if cancelled {
@@ -479,61 +483,18 @@ func (m *rwModel) leftBehind(s *rwState) string {
 
 // run explores all states. It returns their number, and what is wrong with one of them, or "".
 func (m *rwModel) run() (states int, fault string) {
-	first := rwState{kills: uint8(m.kills), cancels: uint8(m.cancels), expiry: uint8(m.expiry)}
-	number := map[rwState]int32{first: 0}
-	all := []rwState{first}
-	from := []int32{-1}
-	var edges [][2]int32
-	var ends []int32
-	for k := 0; k < len(all); k++ {
-		s := all[k]
-		progress := false
-		m.steps(s, func(n rwState, _ string) {
-			if n.kills == s.kills && n.cancels == s.cancels {
-				progress = true
+	return world[rwState]{
+		first: rwState{kills: uint8(m.kills), cancels: uint8(m.cancels), expiry: uint8(m.expiry)},
+		steps: m.steps,
+		check: func(s *rwState) (ended bool, fault string) {
+			if ended, fault = m.ended(s), m.violation; ended && fault == "" {
+				fault = m.leftBehind(s)
 			}
-			id, seen := number[n]
-			if !seen {
-				id = int32(len(all))
-				number[n] = id
-				all = append(all, n)
-				from = append(from, int32(k))
-			}
-			edges = append(edges, [2]int32{id, int32(k)})
-		})
-		switch {
-		case m.violation != "":
-			return len(all), m.violation + m.trace(all, from, k)
-		case m.ended(&s):
-			if what := m.leftBehind(&s); what != "" {
-				return len(all), what + m.trace(all, from, k)
-			}
-			ends = append(ends, int32(k))
-		case !progress:
-			return len(all), "stuck" + m.trace(all, from, k)
-		}
-	}
-	if k := unfinished(len(all), edges, ends); k >= 0 {
-		return len(all), "cannot finish" + m.trace(all, from, k)
-	}
-	return len(all), ""
-}
-
-// trace tells the steps that lead to state k.
-func (m *rwModel) trace(all []rwState, from []int32, k int) string {
-	var steps []string
-	for ; from[k] >= 0; k = int(from[k]) {
-		m.steps(all[from[k]], func(n rwState, what string) {
-			if n == all[k] && len(steps) < 200 {
-				steps = append(steps, fmt.Sprintf("%s: word %d/%v, writer %#x, counts %v, D %b", what, n.holder, n.p, n.writer, n.count, n.drain))
-			}
-		})
-	}
-	var b strings.Builder
-	for i := len(steps) - 1; i >= 0; i-- {
-		b.WriteString("\n\t" + steps[i])
-	}
-	return b.String()
+			return ended, fault
+		},
+		same:  func(a, b *rwState) bool { return a.kills == b.kills && a.cancels == b.cancels },
+		tells: &m.tells,
+	}.explore()
 }
 
 var smallRWConfigs = []rwConfig{

@@ -79,19 +79,20 @@ const (
 	semGs    = 4
 )
 
-type semG struct {
+type semG struct { // without gaps, which make hashing slow
 	at, then   uint8
 	i, k       uint8 // of a reclaim
-	claim      uint64
 	calls, see uint8 // read before the look: of the call word, of deaths
 	wake       uint8 // process to be woken, plus one
 	cancelled  bool
-	rounds     uint8
+	claim      uint64
+	rounds     uint64
 }
 
 type semState struct {
-	val     [semProcs]uint32
 	claim   [semProcs]uint64
+	g       [semGs]semG
+	val     [semProcs]uint32
 	call    [semProcs]uint8
 	mu      uint8 // goroutine plus one
 	turn    [semProcs]uint8
@@ -100,9 +101,8 @@ type semState struct {
 	undone  uint8
 	deaths  uint8
 	kills   uint8
-	cancels uint8
-	drops   uint8
-	g       [semGs]semG
+	cancels uint32
+	drops   uint32
 }
 
 type semConfig struct {
@@ -123,6 +123,7 @@ type semModel struct {
 	semRules
 	proc  []int
 	fault string
+	tells bool
 }
 
 func newSemModel(c semConfig, r semRules) *semModel {
@@ -181,7 +182,7 @@ func (m *semModel) steps(s semState, next func(semState, string)) {
 					n.g[i] = semG{at: semDead, rounds: n.g[i].rounds}
 				}
 			}
-			next(n, fmt.Sprintf("P%d is killed", p))
+			next(n, "a process is killed")
 		}
 		if s.dead&bit != 0 && s.undone&bit == 0 {
 			n := s
@@ -196,18 +197,21 @@ func (m *semModel) steps(s semState, next func(semState, string)) {
 					m.wake(&n, q)
 				}
 			}
-			next(n, fmt.Sprintf("P%d is undone", p))
+			next(n, "the dead process is undone")
 		}
 		if v, ok := dropped(uint64(s.val[p])); ok && s.val[p] != 0 && s.drops > 0 && s.dead&bit == 0 {
 			n := s
 			n.drops--
 			n.val[p] = uint32(v)
-			next(n, fmt.Sprintf("P%d drops what it has idle", p))
+			next(n, "a process drops what it has idle")
 		}
 	}
 	for i := range m.proc {
 		m.step(s, i, func(n semState, what string) {
-			next(n, fmt.Sprintf("g%d of P%d %s: values %x claims %x mu %d", i, m.proc[i], what, n.val, n.claim, n.mu))
+			if m.tells {
+				what = fmt.Sprintf("g%d of P%d %s: values %x claims %x mu %d", i, m.proc[i], what, n.val, n.claim, n.mu)
+			}
+			next(n, what)
 		})
 	}
 }
@@ -297,7 +301,7 @@ func (m *semModel) step(s semState, i int, next func(semState, string)) {
 				renewed |= n.claim[p] & claimCalled
 			}
 			n.claim[p] = renewed
-			serve(n, fmt.Sprintf("renews its claim, patient %v, and adds up", patient))
+			serve(n, "renews its claim, and adds up")
 		}
 	case semReclaim, semStandReclaim:
 		if int(g.i) == len(m.procs) {
@@ -313,7 +317,7 @@ func (m *semModel) step(s semState, i int, next func(semState, string)) {
 			n.val[g.i] = uint32(r)
 		}
 		n.g[i].i++
-		next(n, fmt.Sprintf("reclaims from P%d", g.i))
+		next(n, "reclaims from one")
 	case semDecide:
 		all := m.tally(&s)
 		if !m.mayTake(all, uint64(m.limit), need, g.claim) {
@@ -354,7 +358,7 @@ func (m *semModel) step(s semState, i int, next func(semState, string)) {
 		}
 		for q := range m.procs {
 			if s.claim[q] == all.head && s.undone&(1<<q) == 0 {
-				to(fmt.Sprintf("is about to call P%d", q), semRing, func(n *semState) {
+				to("is about to call the head", semRing, func(n *semState) {
 					n.claim[q] |= claimCalled
 					n.g[i].wake = uint8(q + 1)
 				})
@@ -478,66 +482,19 @@ func (m *semModel) check(s *semState) (ended bool, fault string) {
 }
 
 func (m *semModel) run() (int, string) {
-	first := semState{kills: uint8(m.kills), cancels: uint8(m.cancels), drops: uint8(m.drops)}
-	return exploreSame(first, m.steps, func(s *semState) (bool, string) {
-		if m.fault != "" {
-			return false, m.fault
-		}
-		return m.check(s)
-	}, func(a, b *semState) bool { return a.kills == b.kills && a.cancels == b.cancels && a.drops == b.drops })
-}
-
-// exploreSame looks at all states that steps lead to from first. It returns their number, and what is wrong with one of
-// them, or "". check is called after the steps of a state; same says that a step was nobody's luck: there must be such
-// a step in every state that is no end.
-func exploreSame[S comparable](first S, steps func(S, func(S, string)), check func(*S) (bool, string), same func(a, b *S) bool) (states int, fault string) {
-	number := map[S]int32{first: 0}
-	all, from := []S{first}, []int32{-1}
-	var edges [][2]int32
-	var ends []int32
-	trace := func(k int32) string {
-		var lines []string
-		for ; from[k] >= 0; k = from[k] {
-			found := false
-			steps(all[from[k]], func(n S, what string) {
-				if n == all[k] && !found {
-					lines, found = append(lines, what), true
-				}
-			})
-		}
-		var b strings.Builder
-		for i := len(lines) - 1; i >= 0; i-- {
-			b.WriteString("\n\t" + lines[i])
-		}
-		return b.String()
-	}
-	for k := int32(0); int(k) < len(all); k++ {
-		s := all[k]
-		progress := false
-		steps(s, func(n S, _ string) {
-			progress = progress || same(&n, &s)
-			id, known := number[n]
-			if !known {
-				id = int32(len(all))
-				number[n] = id
-				all, from = append(all, n), append(from, k)
+	first := semState{kills: uint8(m.kills), cancels: uint32(m.cancels), drops: uint32(m.drops)}
+	return world[semState]{
+		first: first,
+		steps: m.steps,
+		check: func(s *semState) (bool, string) {
+			if m.fault != "" {
+				return false, m.fault
 			}
-			edges = append(edges, [2]int32{id, k})
-		})
-		ended, wrong := check(&s)
-		switch {
-		case wrong != "":
-			return len(all), wrong + trace(k)
-		case ended:
-			ends = append(ends, k)
-		case !progress:
-			return len(all), "stuck" + trace(k)
-		}
-	}
-	if k := unfinished(len(all), edges, ends); k >= 0 {
-		return len(all), "cannot finish" + trace(int32(k))
-	}
-	return len(all), ""
+			return m.check(s)
+		},
+		same:  func(a, b *semState) bool { return a.kills == b.kills && a.cancels == b.cancels && a.drops == b.drops },
+		tells: &m.tells,
+	}.explore()
 }
 
 var semConfigs = []semConfig{

@@ -82,6 +82,7 @@ type groupModel struct {
 	groupRules
 	total uint8 // adds of all scripts
 	fault string
+	tells bool
 }
 
 func (m *groupModel) sum(s *groupState) (added, taken uint32) {
@@ -140,7 +141,7 @@ func (m *groupModel) steps(s groupState, next func(groupState, string)) {
 			n.kills--
 			n.dead |= bit
 			n.p[p] = groupP{at: groupDead}
-			next(n, fmt.Sprintf("P%d is killed", p))
+			next(n, "a process is killed")
 		}
 		if s.dead&^s.undone&bit != 0 {
 			n := s
@@ -156,10 +157,13 @@ func (m *groupModel) steps(s groupState, next func(groupState, string)) {
 			if !m.quietDeath {
 				m.wakeAll(&n)
 			}
-			next(n, fmt.Sprintf("P%d is undone", p))
+			next(n, "the dead process is undone")
 		}
 		m.step(s, p, func(n groupState, what string) {
-			next(n, fmt.Sprintf("P%d %s: count %d rest %d added %v taken %v", p, what, n.count, n.rest, n.added, n.taken))
+			if m.tells {
+				what = fmt.Sprintf("P%d %s: count %d rest %d added %v taken %v", p, what, n.count, n.rest, n.added, n.taken)
+			}
+			next(n, what)
 		})
 	}
 }
@@ -374,7 +378,13 @@ func (m *groupModel) run() (int, string) {
 	for _, s := range m.scripts {
 		m.total += uint8(strings.Count(s, "A"))
 	}
-	return exploreSame(groupState{kills: uint8(m.kills)}, m.steps, m.check, func(a, b *groupState) bool { return a.kills == b.kills })
+	return world[groupState]{
+		first: groupState{kills: uint8(m.kills)},
+		steps: m.steps,
+		check: m.check,
+		same:  func(a, b *groupState) bool { return a.kills == b.kills },
+		tells: &m.tells,
+	}.explore()
 }
 
 var groupConfigs = []groupConfig{
