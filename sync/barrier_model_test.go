@@ -86,24 +86,24 @@ type barrierParty struct {
 }
 
 type barrierModelState struct {
-	word    uint8
-	roster  roster
+	roster  roster // the widest first: gaps make hashing slow
 	muster  muster
+	came    [barrierProcs]muster // holdings
+	word    uint8
 	claim   uint8 // process plus one, 0 none
 	acts    bool
 	claimed uint8
 	mu      uint8 // holder plus one, 0 free
 	deaths  uint8
 	seen    uint8
-	members [barrierProcs]bool   // holdings
-	came    [barrierProcs]muster // holdings
-	gone    [barrierProcs]bool   // found dead: the holding is no more
+	members [barrierProcs]bool // holdings
+	gone    [barrierProcs]bool // found dead: the holding is no more
 	counted [barrierProcs]bool
 	kills   uint8
 	limits  uint8
-	ended   [4]uint8 // ghost, of each generation: 1 passed, 2 broken
-	zeros   [4]uint8 // ghost
-	arrived [4]uint8 // ghost: who has, dead or alive, one bit each
+	ended   [5]uint8 // ghost, of each generation: 1 passed, 2 broken
+	zeros   [5]uint8 // ghost
+	arrived [5]uint8 // ghost: who has, dead or alive, one bit each
 	g       [barrierProcs]barrierParty
 }
 
@@ -492,6 +492,7 @@ var largeBarrierConfigs = []barrierConfig{
 }
 
 func TestModelOfTheBarrierHoldsInEveryOrderOfSteps(t *testing.T) {
+	t.Parallel()
 	configs := barrierConfigs
 	if *largeModels {
 		configs = append(configs, largeBarrierConfigs...)
@@ -510,6 +511,7 @@ func TestModelOfTheBarrierHoldsInEveryOrderOfSteps(t *testing.T) {
 
 // A model that finds nothing may look at nothing: each of these bugs it must find.
 func TestModelOfTheBarrierFindsInjectedBugs(t *testing.T) {
+	t.Parallel()
 	for name, inject := range map[string]func(*barrierRules){
 		"a pass wakes nobody":                                  func(r *barrierRules) { r.noWake = true },
 		"a sleeper does not say that it sleeps":                func(r *barrierRules) { r.noW = true },

@@ -650,6 +650,7 @@ var largeCondConfigs = []condConfig{
 }
 
 func TestCondModel(t *testing.T) {
+	t.Parallel()
 	configs := condConfigs
 	if raceEnabled { // there is nothing to race with
 		configs = configs[:4]
@@ -671,6 +672,7 @@ func TestCondModel(t *testing.T) {
 
 // Each of these breaks one step of the Cond; the model finds it.
 func TestCondModelFindsInjectedBugs(t *testing.T) {
+	t.Parallel()
 	type bug struct {
 		config int // where it shows
 		inject func(r *condRules)

@@ -213,6 +213,7 @@ var countConfigs = []countConfig{
 }
 
 func TestModelOfTheCountingSemaphoreHoldsInEveryOrderOfSteps(t *testing.T) {
+	t.Parallel()
 	for _, c := range countConfigs {
 		states, fault := (&countModel{countConfig: c, countRules: theCountRules}).run()
 		if fault != "" {
@@ -223,6 +224,7 @@ func TestModelOfTheCountingSemaphoreHoldsInEveryOrderOfSteps(t *testing.T) {
 }
 
 func TestModelOfTheCountingSemaphoreFindsInjectedBugs(t *testing.T) {
+	t.Parallel()
 	for name, inject := range map[string]func(*countRules){
 		"one who has waited does not say that others may sleep": func(r *countRules) {
 			r.acquired = func(v uint32, _ bool) (uint32, bool, bool) { return acquiredOne(v, false) }

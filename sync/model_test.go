@@ -550,6 +550,7 @@ var largeConfigs = []config{
 }
 
 func TestModelOfTheMutexHoldsInEveryOrderOfSteps(t *testing.T) {
+	t.Parallel()
 	configs := smallConfigs
 	if *largeModels {
 		configs = append(configs, largeConfigs...)
@@ -567,6 +568,7 @@ func TestModelOfTheMutexHoldsInEveryOrderOfSteps(t *testing.T) {
 
 // A model that finds nothing may look at nothing: each of these bugs it must find.
 func TestModelOfTheMutexFindsInjectedBugs(t *testing.T) {
+	t.Parallel()
 	for name, inject := range map[string]func(*rules){
 		"a woken waiter takes the lock without W": func(r *rules) {
 			r.taken = func(v, t uint64, slept bool) (uint64, bool) {

@@ -160,6 +160,7 @@ func (m *onceModel) run(kills, fails uint8) (int, string) {
 }
 
 func TestModelOfOnceHoldsInEveryOrderOfSteps(t *testing.T) {
+	t.Parallel()
 	for kills := range uint8(3) {
 		for fails := range uint8(3) {
 			states, fault := (&onceModel{onceRules: theOnceRules}).run(kills, fails)
@@ -173,6 +174,7 @@ func TestModelOfOnceHoldsInEveryOrderOfSteps(t *testing.T) {
 
 // A model that finds nothing may look at nothing: each of these bugs it must find.
 func TestModelOfOnceFindsInjectedBugs(t *testing.T) {
+	t.Parallel()
 	for name, r := range map[string]onceRules{
 		"it runs without a look under the mutex":   {runs: func(uint32) bool { return true }},
 		"it is done before it is run":              {runs: runsNow, early: true},

@@ -523,6 +523,7 @@ var largeRWConfigs = []rwConfig{
 }
 
 func TestModelOfTheRWMutexHoldsInEveryOrderOfSteps(t *testing.T) {
+	t.Parallel()
 	configs := smallRWConfigs
 	if *largeModels {
 		configs = append(configs, largeRWConfigs...)
@@ -540,6 +541,7 @@ func TestModelOfTheRWMutexHoldsInEveryOrderOfSteps(t *testing.T) {
 
 // A model that finds nothing may look at nothing: each of these bugs it must find.
 func TestModelOfTheRWMutexFindsInjectedBugs(t *testing.T) {
+	t.Parallel()
 	for name, inject := range map[string]func(*rwRules){
 		"a reader does not look after it has counted itself":           func(r *rwRules) { r.noLook = true },
 		"a reader counts itself where writers do not look":             func(r *rwRules) { r.noKnown = true },

@@ -518,6 +518,7 @@ var largeSemConfigs = []semConfig{
 }
 
 func TestModelOfTheSemaphoreHoldsInEveryOrderOfSteps(t *testing.T) {
+	t.Parallel()
 	configs := semConfigs
 	if *largeModels {
 		configs = append(configs, largeSemConfigs...)
@@ -534,6 +535,7 @@ func TestModelOfTheSemaphoreHoldsInEveryOrderOfSteps(t *testing.T) {
 }
 
 func TestModelOfTheSemaphoreFindsInjectedBugs(t *testing.T) {
+	t.Parallel()
 	for name, inject := range map[string]func(*semRules){
 		"what is idle counts as free": func(r *semRules) {
 			r.add = func(t *tally, v, more, claim uint64) { t.add(v-idleOf(v)*stakeIdle, more, claim) }

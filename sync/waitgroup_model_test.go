@@ -398,6 +398,7 @@ var groupConfigs = []groupConfig{
 }
 
 func TestModelOfTheWaitGroupHoldsInEveryOrderOfSteps(t *testing.T) {
+	t.Parallel()
 	for _, c := range groupConfigs {
 		states, fault := (&groupModel{groupConfig: c, groupRules: theGroupRules}).run()
 		if fault != "" {
@@ -408,6 +409,7 @@ func TestModelOfTheWaitGroupHoldsInEveryOrderOfSteps(t *testing.T) {
 }
 
 func TestModelOfTheWaitGroupFindsInjectedBugs(t *testing.T) {
+	t.Parallel()
 	for name, inject := range map[string]func(*groupRules){
 		"tasks count before anybody answers":                           func(r *groupRules) { r.addFirst = true },
 		"what is done or taken is answered for still":                  func(r *groupRules) { r.keepOthers = true },
