@@ -47,13 +47,21 @@ var sleepOn = proc.Define("sleep on", func(_ context.Context, o order) error {
 	return check(after.sleeps-before.sleeps <= 2*turns+16, "%d sleeps in %v", after.sleeps-before.sleeps, time.Since(begin))
 })
 
+// idleTime is for how many milliseconds one sleeps in the kernel for a test.
+func idleTime() int {
+	if testing.Short() {
+		return 1000
+	}
+	return 3000
+}
+
 func TestMutexWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {
 	t.Parallel()
 	r, a := newArena(t)
 	a.mu.Lock()
 	var ps []*proc.Process
 	for i := range 10 {
-		ps = append(ps, start(t, sleepOn, r, i, 3000))
+		ps = append(ps, start(t, sleepOn, r, i, idleTime()))
 	}
 	wait(t, ps...)
 	a.mu.Unlock()
@@ -65,5 +73,5 @@ func TestMutexWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {
 			sleeps += n
 		}
 	}
-	t.Logf("ten waiters slept %d times in 3 s, and ran for %v", sleeps, time.Duration(a.dirty.Load()))
+	t.Logf("ten waiters slept %d times and ran for %v", sleeps, time.Duration(a.dirty.Load()))
 }

@@ -319,6 +319,7 @@ func TestBarrierAbortBreaksItForAll(t *testing.T) {
 }
 
 func TestBarrierDefaultTimeoutBreaksItForAllAndAnExplicitOneOverridesIt(t *testing.T) {
+	t.Parallel()
 	r, s := newSquare(t, 5, shmsync.BarrierTimeout(300*time.Millisecond))
 	var ps []*proc.Process
 	begin := time.Now()
@@ -738,7 +739,8 @@ func TestBarrierIsBrokenByADeathInTheAction(t *testing.T) {
 }
 
 func TestBarrierTimedWaitNeverEndsEarly(t *testing.T) {
-	limits := []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, 350 * time.Millisecond, 820 * time.Millisecond, 1400 * time.Millisecond}
+	t.Parallel()
+	limits := limitsOfTime()
 	for _, way := range []string{"WaitTimeout", "Wait"} {
 		for _, limit := range limits {
 			t.Run(fmt.Sprintf("%s/%v", way, limit), func(t *testing.T) {

@@ -282,6 +282,7 @@ var tryTheYard = proc.Define("try the lock of a yard", func(_ context.Context, o
 })
 
 func TestCondATimedWaitEndsAfterItsTimeWithTheLockHeld(t *testing.T) {
+	t.Parallel()
 	r, y := newYard(t)
 	for _, d := range []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, 350 * time.Millisecond} {
 		y.mu.Lock()
@@ -415,6 +416,7 @@ func TestCondMisuseAmongGoroutinesIsRefused(t *testing.T) {
 }
 
 func TestCondNoSignalIsRemembered(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, y *yard) {
 		y.mu.Lock()
 		defer y.mu.Unlock()
@@ -760,6 +762,7 @@ func TestCondItsMemoryMayBeUsedForOtherThingsAfterABroadcast(t *testing.T) {
 }
 
 func TestCondNobodyIsReleasedByOthersWhoComeToWait(t *testing.T) {
+	t.Parallel()
 	r, y := newYard(t)
 	var got []<-chan error
 	for i := range int64(11) {

@@ -50,6 +50,7 @@ func TestCountingSemaphoreCountsUpAndDown(t *testing.T) {
 }
 
 func TestCountingSemaphoreTimedWaitsEndInTime(t *testing.T) {
+	t.Parallel()
 	_, d := newDepot(t)
 	s := &d.ping
 	s.Init(0)

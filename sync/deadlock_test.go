@@ -79,6 +79,7 @@ func seat(t *testing.T, r *shm.Region, waits int, forks ...[2]int) (pids map[int
 }
 
 func TestSuspectsNamesProcessesThatWaitForEachOther(t *testing.T) {
+	t.Parallel()
 	for name, forks := range map[string][][2]int{
 		"two":             {{0, 1}, {1, 0}},
 		"three":           {{0, 1}, {1, 2}, {2, 0}},

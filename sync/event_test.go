@@ -129,6 +129,7 @@ func TestEventLetsAllGoOn(t *testing.T) {
 }
 
 func TestEventNobodySetsEndsWaitsByTime(t *testing.T) {
+	t.Parallel()
 	r, _ := newStage(t)
 	var ps []*proc.Process
 	for range 5 {

@@ -9,6 +9,7 @@ import (
 
 // The fast paths are one compare-and-swap in the caller's own code, or they cost a call.
 func TestMutexFastPathsAreInlined(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("asks the compiler: ", err)
 	}

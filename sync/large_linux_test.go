@@ -85,6 +85,7 @@ func TestMutexOfALargeProcessComesFreeWhenItIsGone(t *testing.T) {
 
 // A process that dumps core is not dead before the dump is written.
 func TestMutexOfAProcessThatDumpsCoreComesFreeWhenTheDumpIsWritten(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
 	if err != nil || len(pattern) == 0 || pattern[0] == '|' || filepath.IsAbs(string(pattern)) {

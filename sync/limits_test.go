@@ -12,6 +12,15 @@ import (
 	shmsync "github.com/shmkit/shmkit/sync"
 )
 
+// limitsOfTime are those that timed calls are tried with.
+func limitsOfTime() []time.Duration {
+	limits := []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, 350 * time.Millisecond}
+	if !testing.Short() {
+		limits = append(limits, 820*time.Millisecond, 1400*time.Millisecond)
+	}
+	return limits
+}
+
 var timedWays = map[string]func(m *shmsync.Mutex, d time.Duration) bool{
 	"LockTimeout": (*shmsync.Mutex).LockTimeout,
 	"LockContext": func(m *shmsync.Mutex, d time.Duration) bool {
@@ -58,9 +67,10 @@ func tries(t *testing.T, f func(t *testing.T, m *shmsync.Mutex, lock func(*shmsy
 }
 
 func TestMutexTimedWaitNeverEndsEarly(t *testing.T) {
+	t.Parallel()
 	tries(t, func(t *testing.T, m *shmsync.Mutex, lock func(*shmsync.Mutex, time.Duration) bool) {
 		over := make(chan error)
-		limits := []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, 350 * time.Millisecond, 820 * time.Millisecond, 1400 * time.Millisecond}
+		limits := limitsOfTime()
 		for _, limit := range limits {
 			go func() {
 				begin := time.Now()

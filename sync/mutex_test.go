@@ -180,6 +180,7 @@ func TestMutexTryIsRefusedAtOnceWhileAnotherProcessHolds(t *testing.T) {
 }
 
 func TestMutexTimedOutWaitLeavesTheLockToBeFreed(t *testing.T) {
+	t.Parallel()
 	r, a := newArena(t)
 	p := start(t, hold, r, 1, 0)
 	until(t, "the child holds the lock", func() bool { return a.done.Load() == 1 })
@@ -252,6 +253,7 @@ var second = proc.Define("second", func(_ context.Context, o order) error {
 })
 
 func TestMutexQueuedWithATimeoutIsServedAfterTheHolder(t *testing.T) {
+	t.Parallel()
 	r, a := newArena(t)
 	a.mu.Lock()
 	p := start(t, second, r, 0, 0)

@@ -135,6 +135,7 @@ var tryThenWait = proc.Define("try, then wait", func(_ context.Context, o order)
 })
 
 func TestRecursiveMutexWaiterIsRefusedTimesOutAndWaits(t *testing.T) {
+	t.Parallel()
 	r, n := newNest(t)
 	me := shmsync.NewOwner()
 	n.mu.Lock(me)

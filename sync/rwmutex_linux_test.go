@@ -58,7 +58,7 @@ var sleepAtLibrary = proc.Define("sleep at a library", func(_ context.Context, p
 	rw := &libraryIn(p.Region).rw
 	runtime.LockOSThread()
 	begin, before := time.Now(), usageOfThread()
-	if asked(rw, p.Write, 3*time.Second) {
+	if asked(rw, p.Write, time.Duration(p.Times)*time.Millisecond) {
 		return errors.New("granted while the parent holds the lock")
 	}
 	after := usageOfThread()
@@ -72,7 +72,7 @@ func TestRWMutexWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {
 	l.rw.Lock()
 	var ps []*proc.Process
 	for i := range 10 {
-		ps = append(ps, play(t, sleepAtLibrary, part{Region: r, Write: i%2 == 0}))
+		ps = append(ps, play(t, sleepAtLibrary, part{Region: r, Write: i%2 == 0, Times: idleTime()}))
 	}
 	wait(t, ps...)
 	l.rw.Unlock()
@@ -82,6 +82,6 @@ func TestRWMutexWriterThatWaitsForReadersSleepsInTheKernel(t *testing.T) {
 	t.Parallel()
 	r, l := newLibrary(t)
 	l.rw.RLock()
-	wait(t, play(t, sleepAtLibrary, part{Region: r, Write: true}))
+	wait(t, play(t, sleepAtLibrary, part{Region: r, Write: true, Times: idleTime()}))
 	l.rw.RUnlock()
 }

@@ -392,6 +392,7 @@ var misuseLock = proc.Define("misuse a lock", func(_ context.Context, p part) er
 })
 
 func TestRWMutexIsNotReleasedByThoseWhoDoNotHoldIt(t *testing.T) {
+	t.Parallel()
 	r, l := newLibrary(t)
 	wait(t, play(t, misuseLock, part{Region: r}))
 	l.rw.RLock()
@@ -515,6 +516,7 @@ func useLibrary(ctx context.Context, l *library) error {
 }
 
 func TestRWMutexKeepsWritersApartFromEverybody(t *testing.T) {
+	t.Parallel()
 	r, l := newLibrary(t)
 	rounds := 3000
 	if shmsync.RaceEnabled || !shmsync.Kernel {
@@ -785,6 +787,7 @@ var waitToWrite = proc.Define("wait to write", func(_ context.Context, p part) e
 })
 
 func TestRWMutexWriterThatDiesWhileItWaitsLeavesItConsistent(t *testing.T) {
+	t.Parallel()
 	r, l := newLibrary(t)
 	l.rw.RLock()
 	for range 3 {
@@ -894,7 +897,8 @@ func TestRWMutexPoisonedAndPanickedLocksAreInconsistent(t *testing.T) {
 }
 
 func TestRWMutexTimedWaitNeverEndsEarly(t *testing.T) {
-	limits := []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, 350 * time.Millisecond, 820 * time.Millisecond, 1400 * time.Millisecond}
+	t.Parallel()
+	limits := limitsOfTime()
 	for _, holder := range []string{"a writer", "a reader", "a writer of this process", "a reader of this process"} {
 		t.Run("held by "+holder, func(t *testing.T) {
 			t.Parallel()
@@ -1051,6 +1055,7 @@ func TestRWMutexOfManyLocksAreAllCounted(t *testing.T) {
 }
 
 func TestRWMutexWithoutRoomForOneMoreReaderRefuses(t *testing.T) {
+	t.Parallel()
 	if shmsync.RaceEnabled {
 		t.Skip("the detector makes it last a minute")
 	}

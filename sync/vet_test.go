@@ -62,6 +62,7 @@ func pointers(a *account, all []account) {
 `
 
 func TestVetFindsCopiedMutexes(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("runs go vet: ", err)
 	}
