@@ -73,7 +73,9 @@ type limit struct {
 }
 
 // died reports whether a death has ended the wait.
-func (l *limit) died(r *shm.Region) bool { return l.mortal && r != nil && r.Deaths().Load() != l.deaths }
+func (l *limit) died(r *shm.Region) bool {
+	return l.mortal && r != nil && r.Deaths().Load() != l.deaths
+}
 
 func (l *limit) done() <-chan struct{} {
 	if l.ctx == nil {
