@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -44,7 +45,7 @@ import (
 //	Set, larger      | scratch, words[6]                         | before
 //	                 | mode 2, element                           | before: the scratch is copied back
 //	                 | mode 0                                    | after
-//	With, Update     | snapshot's block, words[4]                | before; between the two the block leaks
+//	With, Update     | snapshot's block and words[4], at once    | before
 //	                 | snapshot, words[7], mode 1, fn at work    | before: the snapshot is copied back
 //	                 | mode 0                                    | after
 //	CopyIn           | as Set, element by element                | those before it are written, those behind are not
@@ -97,14 +98,14 @@ func newArray[T any](m *Manager, n int, values []T, opts []Option) (a SharedArra
 	case size > 0 && uint64(n) > math.MaxInt64/size-8:
 		return a, fmt.Errorf("containers: new array of %d elements of %d bytes: %w", n, size, shm.ErrNoSpace)
 	}
-	b, err := newObject(m, k, layout, opts, func(s *space, o *object) error {
+	b, err := newObject(m, k, layout, opts, func(tx *txn.Lane, s *space, o *object) error {
 		o.words[arrayLength].Store(uint64(n))
 		o.words[arrayStride].Store(size)
-		if err := s.allocWord(&o.words[arrayData], blockSize(uint64(n)*size)); err != nil {
+		if err := s.allocIn(tx, &o.words[arrayData], blockSize(uint64(n)*size)); err != nil {
 			return err
 		}
 		if !atomicSize[T]() {
-			if err := s.allocWord(&o.words[arrayScratch], blockSize(size)); err != nil {
+			if err := s.allocIn(tx, &o.words[arrayScratch], blockSize(size)); err != nil {
 				return err
 			}
 		}
@@ -123,15 +124,15 @@ func newArray[T any](m *Manager, n int, values []T, opts []Option) (a SharedArra
 	return opened(a, b)
 }
 
-// allocWord stores the offset of a new block of n bytes, zeros, in w.
+// allocWord stores the offset of a new block of n bytes, zeros, in w, which the object's lock guards.
 func (s *space) allocWord(w *atomic.Uint64, n uint64) error {
-	off, err := s.heap.Alloc(n)
-	if err != nil {
-		return err
-	}
-	// crash here: the block leaks
-	w.Store(uint64(off))
-	return nil
+	return s.change(func(l *txn.Lane) error {
+		off, err := s.heap.AllocIn(l, n, 8)
+		if err != nil {
+			return err
+		}
+		return l.Later(w, uint64(off))
+	})
 }
 
 // blockSize returns n rounded up to whole words, at least one.
@@ -590,8 +591,8 @@ func repairArray(s *space, o *object) error {
 }
 
 // dropArray frees what an array has.
-func dropArray(s *space, o *object) error {
-	return errors.Join(s.freeWord(&o.words[arrayData]), s.freeWord(&o.words[arraySnapshot]), s.freeWord(&o.words[arrayScratch]))
+func dropArray(l *txn.Lane, s *space, o *object) error {
+	return errors.Join(s.freeIn(l, &o.words[arrayData]), s.freeIn(l, &o.words[arraySnapshot]), s.freeIn(l, &o.words[arrayScratch]))
 }
 
 // Check waits for the lock and returns an error that is [shm.ErrCorrupt] and names the first broken

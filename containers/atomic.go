@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"sync/atomic"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -34,7 +35,7 @@ func NewAtomic[N Number](m *Manager, v N, opts ...Option) (Atomic[N], error) {
 	if err != nil {
 		return a, err
 	}
-	b, err := newObject(m, k, layout, opts, func(_ *space, o *object) error {
+	b, err := newObject(m, k, layout, opts, func(_ *txn.Lane, _ *space, o *object) error {
 		o.words[atomicWord].Store(toBits(v))
 		return nil
 	})

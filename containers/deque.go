@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"sync/atomic"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -24,40 +25,45 @@ import (
 //	       7 virtual index of the slot being replaced
 //
 //	mode 0 stable     what first, last and the directory say is the committed state
+//	mode 1 moving     so it is, but first or last is about to change, or just has
 //	mode 2 replacing  so it is, but of slot words[7], whose committed state is in the scratch
 //
 // A word of the directory is 0 or the offset of a chunk that nothing else refers to. Those of the slots in
 // use are chunks; behind them stands at most one more, the spare, unless a process died: then there may be
 // others, which are used when the list gets there, or freed with it.
 //
-// What makes a visible slot invisible, or frees a block, happens between two changes of the sequence word:
-// a reader that copied before the first finds it changed, and none that comes after the second can see what
-// was. Between the two, either state is whole. (Pop followed by append without this tore one optimistic
-// read in ten of a 32-byte element.) An append needs no change: nobody looks behind last.
+// What makes a visible slot invisible, or frees a block, changes the sequence word afterwards, and before the slot is
+// used again or the block is free: a reader that saw what was finds the word changed, if there was anything
+// torn for it to see. (Pop followed by append without this tore one optimistic read in ten of a 32-byte
+// element.) Mode 1 says that it is still to be changed if the process dies in between. An append needs no
+// change: nobody looks behind last.
 //
-// Each operation is a row of stores, and a kill between two of them leaves the list as it was or as it was
-// to be:
+// Each call is a row of stores, and of operations of the storage (package txn), in brackets, which a kill leaves as before or as
+// after; it leaves the list as it was or as it was to be, and no block is lost:
 //
-//	append, room in the chunk | slot, last                    | before, until last
-//	append, new chunk         | chunk, its directory word     | before; between the two the chunk leaks, then it is the spare
-//	append of a long string   | block, slot, last             | before; until last the block leaks
-//	append of many strings    | slots cleared, limbo          | before
-//	                          | block, slot, again and again  | before: repair frees up to limbo; between two the block leaks
-//	                          | last, limbo                   | after
-//	directory doubled         | block, words, directory word  | the same list; until then the new block leaks,
-//	                          | old block freed               | from then on the old one
-//	pop, at either end        | last (or first)               | before or after
-//	                          | block freed, spare freed      | after; the one being freed leaks
-//	set, one word             | slot                          | before or after
-//	set, larger               | scratch, words[7]             | before
-//	                          | mode 2, slot                  | before: repair copies the scratch back
-//	                          | mode 0                        | after
-//	set, long string          | block, then as larger         | before; the block leaks
-//	                          | old block freed               | after; the old block leaks
-//	clear                     | limbo                         | before
-//	                          | last = first                  | after
-//	                          | blocks freed, limbo           | after: repair goes on; the one being freed leaks
-//	                          | chunks freed                  | after; the one being freed leaks
+//	append, room in the chunk | slot, last                       | before, until last
+//	append, new chunk         | [chunk, its directory word]      | before; behind it the chunk is the spare
+//	append of a long string   | [block, slot, last]              | before or after
+//	append of many strings    | [blocks, slots, limbo] …         | before: repair frees up to limbo
+//	                          | [blocks, slots, last, limbo]     | after
+//	directory doubled         | [block, words, directory word,   | the same list
+//	                          | sequence, old block]             |
+//	pop, at either end        | mode 1, last (or first), mode 0  | before or after, which last says
+//	pop of a long string      | [last (or first), sequence,      | before or after
+//	                          | block]                           |
+//	chunk no longer used      | [its directory word, block]      | the same list
+//	set, one word             | slot                             | before or after
+//	set, larger               | scratch, words[7]                | before
+//	                          | mode 2, slot                     | before: repair copies the scratch back
+//	                          | mode 0                           | after
+//	set, long string          | as larger, within [block,        | before; as larger
+//	                          | mode 0, old block]               | after
+//	clear                     | limbo                            | before
+//	                          | mode 1, last = first, mode 0     | before or after, which last says
+//	                          | [limbo, blocks] …, [chunks] …    | after: repair goes on with the blocks
+//
+// In an operation each word that readers look at is stored once, with what it is to be: a recovery that stores it again shows them
+// nothing that has passed.
 type deque struct {
 	s *space
 	o *object
@@ -89,6 +95,7 @@ const (
 	listIndex   // guarded by the lock; of use in mode 2
 
 	listStable    = 0
+	listMoving    = 1
 	listReplacing = 2
 	listMode      = 3 // mask
 	listChange    = 4 // one more change, in the sequence word
@@ -123,24 +130,24 @@ func dequeOf(s *space, o *object) (deque, error) {
 }
 
 // make gives a new list, all of whose words are 0, what it needs.
-func (d deque) make() error {
+func (d deque) make(l *txn.Lane) error {
 	d.o.words[listShape].Store(uint64(d.shape))
-	off, err := d.newDirectory(firstDirLog2)
+	off, err := d.newDirectory(l, firstDirLog2)
 	if err != nil {
 		return err
 	}
 	d.o.words[listDir].Store(off | firstDirLog2)
 	if d.stride() > 8 {
-		return d.s.allocWord(&d.o.words[listScratch], d.stride())
+		return d.s.allocIn(l, &d.o.words[listScratch], d.stride())
 	}
 	return nil
 }
 
 // newDirectory returns the offset of a block of zeros for a directory.
-func (d deque) newDirectory(log2 uint) (uint64, error) {
-	off, err := d.s.heap.Alloc(8 << log2)
+func (d deque) newDirectory(l *txn.Lane, log2 uint) (uint64, error) {
+	off, err := d.s.heap.AllocIn(l, 8<<log2, 64)
 	if err == nil && off&dirLog2Mask != 0 {
-		err = fmt.Errorf("directory at offset %d: %w", off, errors.Join(shm.ErrCorrupt, d.s.heap.Free(off)))
+		err = fmt.Errorf("directory at offset %d: %w", off, shm.ErrCorrupt)
 	}
 	return uint64(off), err
 }
@@ -148,8 +155,21 @@ func (d deque) newDirectory(log2 uint) (uint64, error) {
 // seq is the sequence word.
 func (d deque) seq() *atomic.Uint64 { return &d.o.words[listSeq] }
 
-// change marks the sequence word changed, ahead of whatever is stored next.
-func (d deque) change() { publish(d.seq(), d.seq().Load()+listChange) }
+// move stores v in w, which is first or last: slots become invisible.
+func (d deque) move(w *atomic.Uint64, v uint64) {
+	s := d.seq().Load()
+	publish(d.seq(), s+listChange|listMoving)
+	w.Store(v) // commits
+	publish(d.seq(), s+2*listChange)
+}
+
+// moveIn is move in the operation in l, which frees what the slots held.
+func (d deque) moveIn(l *txn.Lane, w *atomic.Uint64, v uint64) error {
+	if err := l.Later(w, v); err != nil {
+		return err
+	}
+	return l.Later(d.seq(), d.seq().Load()+listChange)
+}
 
 // chunk returns the word of chunk c in the directory. Its offset is aligned whatever the word for the
 // directory holds.
@@ -214,29 +234,43 @@ func (d deque) room(v uint64) error {
 func (d deque) double() error {
 	old := d.o.words[listDir].Load()
 	log2 := uint(old & dirLog2Mask)
-	off, err := d.newDirectory(log2 + 1)
-	if err != nil {
-		return err
-	}
-	words, err := addrOf(d.s.region, shm.Offset(off), 16<<log2)
-	if err != nil {
-		return err
-	}
-	c := d.o.words[listFirst].Load() >> d.shift()
-	for range 1 << log2 {
-		w, err := d.chunk(c)
+	return d.s.change(func(l *txn.Lane) error {
+		off, err := d.newDirectory(l, log2+1)
 		if err != nil {
 			return err
 		}
-		word(words, int(c&(2<<log2-1))).Store(w.Load())
-		c++
+		words, err := addrOf(d.s.region, shm.Offset(off), 16<<log2)
+		if err != nil {
+			return err
+		}
+		c := d.o.words[listFirst].Load() >> d.shift()
+		for range 1 << log2 {
+			w, err := d.chunk(c)
+			if err != nil {
+				return err
+			}
+			word(words, int(c&(2<<log2-1))).Store(w.Load())
+			c++
+		}
+		if err := d.moveIn(l, &d.o.words[listDir], off|uint64(log2+1)); err != nil {
+			return err
+		}
+		return d.s.heap.FreeIn(l, shm.Offset(old&^dirLog2Mask))
+	})
+}
+
+// drop stores v in w, which is first or last, and frees the block of the slot that becomes invisible, if it had one.
+func (d deque) drop(w *atomic.Uint64, v, block uint64) error {
+	if block == 0 {
+		d.move(w, v)
+		return nil
 	}
-	// crash here: the new block leaks
-	d.change()
-	d.o.words[listDir].Store(off | uint64(log2+1))
-	d.change()
-	// crash here: the old block leaks
-	return d.s.heap.Free(shm.Offset(old &^ dirLog2Mask))
+	return d.s.change(func(l *txn.Lane) error {
+		if err := d.moveIn(l, w, v); err != nil {
+			return err
+		}
+		return d.s.heap.FreeIn(l, shm.Offset(block))
+	})
 }
 
 // dropLast takes the last slot off, and frees what it held.
@@ -246,14 +280,13 @@ func (d deque) dropLast() error {
 	if err != nil {
 		return err
 	}
-	d.change()
-	d.o.words[listLast].Store(last) // commits
-	d.change()
-	err = d.free(block)
-	if last&d.mask() == 0 { // its chunk is the spare now; the one behind was
-		err = errors.Join(err, d.trim(last>>d.shift()+1, 1))
+	if err := d.drop(&d.o.words[listLast], last, block); err != nil {
+		return err
 	}
-	return err
+	if last&d.mask() == 0 { // its chunk is the spare now; the one behind was
+		return d.trim(last>>d.shift()+1, 1)
+	}
+	return nil
 }
 
 // dropFirst takes the first slot off, and frees what it held.
@@ -263,14 +296,13 @@ func (d deque) dropFirst() error {
 	if err != nil {
 		return err
 	}
-	d.change()
-	d.o.words[listFirst].Store(first + 1) // commits
-	d.change()
-	err = d.free(block)
-	if (first+1)&d.mask() == 0 {
-		err = errors.Join(err, d.retire(first>>d.shift()))
+	if err := d.drop(&d.o.words[listFirst], first+1, block); err != nil {
+		return err
 	}
-	return err
+	if (first+1)&d.mask() == 0 {
+		return d.retire(first >> d.shift())
+	}
+	return nil
 }
 
 // retire makes chunk c, which lay before all slots in use, the spare if there is none, else frees it. So a
@@ -284,17 +316,21 @@ func (d deque) retire(c uint64) error {
 	if err != nil {
 		return err
 	}
-	off := w.Swap(0)
-	// crash here: the chunk leaks
+	spare := (*atomic.Uint64)(nil)
 	if next := d.next(); next-(c+1) < capacity {
-		if spare, err := d.chunk(next); err != nil {
+		if spare, err = d.chunk(next); err != nil || spare == w {
 			return err
-		} else if spare.Load() == 0 {
-			spare.Store(off)
-			return nil
 		}
 	}
-	return d.free(off)
+	return d.s.change(func(l *txn.Lane) error {
+		if err := l.Later(w, 0); err != nil {
+			return err
+		}
+		if spare != nil && spare.Load() == 0 {
+			return l.Later(spare, w.Load())
+		}
+		return d.s.heap.FreeIn(l, shm.Offset(w.Load()))
+	})
 }
 
 // trim frees the chunks c, c+1, … that there are, up to n of them, all behind the slots in use.
@@ -303,17 +339,47 @@ func (d deque) trim(c, n uint64) error {
 	if err != nil {
 		return err
 	}
-	for end := d.o.words[listFirst].Load()>>d.shift() + capacity; n > 0 && c < end; n-- {
-		w, err := d.chunk(c)
-		if err == nil {
-			err = d.s.freeWord(w)
+	end := d.o.words[listFirst].Load()>>d.shift() + capacity
+	end = min(end, c+min(n, end))
+	for {
+		for ; c < end; c++ { // most often there is none, and no need of an operation
+			if w, err := d.chunk(c); err != nil {
+				return err
+			} else if w.Load() != 0 {
+				break
+			}
 		}
-		if err != nil {
+		if c >= end {
+			return nil
+		}
+		if err := d.s.change(func(l *txn.Lane) (err error) {
+			c, err = d.freeChunks(l, c, end)
+			return err
+		}); err != nil {
 			return err
 		}
-		c++
 	}
-	return nil
+}
+
+// freeChunks frees the chunks from c up to before end that there are, as far as there is room in the operation in l. It returns
+// with which one to go on.
+func (d deque) freeChunks(l *txn.Lane, c, end uint64) (uint64, error) {
+	for ; c < end && l.Left() >= 2+dropSpare; c++ {
+		w, err := d.chunk(c)
+		if err != nil {
+			return c, err
+		}
+		if w.Load() == 0 {
+			continue
+		}
+		if err := l.Later(w, 0); err != nil {
+			return c, err
+		}
+		if err := d.s.freeIn(l, w); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
 }
 
 // clear takes all slots off, and frees what they held.
@@ -322,9 +388,7 @@ func (d deque) clear() error {
 	if d.form() != formPlain {
 		d.o.words[listLimbo].Store(last)
 	}
-	d.change()
-	d.o.words[listLast].Store(d.o.words[listFirst].Load()) // commits
-	d.change()
+	d.move(&d.o.words[listLast], d.o.words[listFirst].Load())
 	return errors.Join(d.drain(), d.trim(d.next()+1, 1<<maxDirLog2))
 }
 
@@ -339,14 +403,12 @@ func (d deque) drain() error {
 		}
 	}
 	for v > last {
-		v--
-		block, err := d.blockIn(v)
-		if err != nil {
-			return err
-		}
-		limbo.Store(v)
-		// crash here: the block leaks
-		if err := d.free(block); err != nil {
+		if err := d.s.change(func(l *txn.Lane) (err error) {
+			if v, err = d.freeBlocks(l, last, v); err != nil {
+				return err
+			}
+			return l.Set(limbo, v)
+		}); err != nil {
 			return err
 		}
 	}
@@ -354,12 +416,22 @@ func (d deque) drain() error {
 	return nil
 }
 
-// free frees a block, if there is one.
-func (d deque) free(off uint64) error {
-	if off == 0 {
-		return nil
+// freeBlocks frees the blocks of the slots before v down to the first one, as far as there is room in the operation in l. It
+// returns where it has stopped.
+func (d deque) freeBlocks(l *txn.Lane, first, v uint64) (uint64, error) {
+	for v > first && l.Left() > dropSpare {
+		block, err := d.blockIn(v - 1)
+		if err != nil {
+			return v, err
+		}
+		if block != 0 {
+			if err := d.s.heap.FreeIn(l, shm.Offset(block)); err != nil {
+				return v, err
+			}
+		}
+		v--
 	}
-	return d.s.heap.Free(shm.Offset(off))
+	return v, nil
 }
 
 // scratch returns the address of the scratch.
@@ -373,13 +445,18 @@ func (d deque) replace(v uint64, p addr, write func(p addr)) error {
 	if err != nil {
 		return err
 	}
+	next := d.seq().Load() + 2*listChange
+	d.replacing(v, p, scratch, next, write)
+	publish(d.seq(), next) // commits
+	return nil
+}
+
+// replacing is replace but for the store that commits, of next in the sequence word.
+func (d deque) replacing(v uint64, p, scratch addr, next uint64, write func(p addr)) {
 	copyBlock(scratch, p, d.stride())
 	d.o.words[listIndex].Store(v)
-	s := d.seq().Load()
-	publish(d.seq(), s+listChange|listReplacing) // readers of this slot turn to the scratch
+	publish(d.seq(), next-listChange|listReplacing) // readers of this slot turn to the scratch
 	write(p)
-	publish(d.seq(), s+2*listChange) // commits
-	return nil
 }
 
 // repair brings the list to its committed state.
@@ -387,6 +464,8 @@ func (d deque) repair() error {
 	s := d.seq().Load()
 	switch s & listMode {
 	case listStable:
+	case listMoving:
+		publish(d.seq(), s&^listMode+listChange)
 	case listReplacing:
 		v := d.o.words[listIndex].Load()
 		if first, last := d.o.words[listFirst].Load(), d.o.words[listLast].Load(); v < first || v >= last {
@@ -423,40 +502,48 @@ func repairList(s *space, o *object) error {
 	return d.repair()
 }
 
-// dropList frees what a list has. A list half made has a part of it.
-func dropList(s *space, o *object) error {
-	if o.words[listDir].Load() == 0 {
-		return s.freeWord(&o.words[listScratch])
-	}
+// dropList frees what a list has, strings first: see kind.drop. What is left of them is up to last, and of the chunks those with an offset in
+// the directory; at is where to look for them.
+func dropList(l *txn.Lane, s *space, o *object, at *uint64) (all bool, err error) {
 	d, err := dequeOf(s, o)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if o.words[listLimbo].Load() != 0 { // a drop was cut off
-		err = d.drain()
-	}
-	if err == nil {
-		err = d.clear()
-	}
+	first, last, err := d.ends()
 	if err != nil {
-		return err
+		return false, err
+	}
+	if d.form() != formPlain {
+		v, err := d.freeBlocks(l, first, last)
+		if err == nil && v > first {
+			err = l.Later(&o.words[listLast], v)
+		}
+		if err != nil || v > first {
+			return false, err
+		}
+		if last > first {
+			if err := l.Later(&o.words[listLast], first); err != nil {
+				return false, err
+			}
+		}
 	}
 	capacity, err := d.capacity()
 	if err != nil {
-		return err
+		return false, err
 	}
-	for c := range capacity {
-		w, err := d.chunk(c)
-		if err == nil {
-			err = s.freeWord(w)
-		}
-		if err != nil {
-			return err
-		}
+	c := first>>d.shift() + *at
+	end := first>>d.shift() + capacity
+	if c, err = d.freeChunks(l, c, end); err != nil {
+		return false, err
 	}
-	dir := o.words[listDir].Swap(0)
-	// crash here: the directory leaks
-	return errors.Join(d.free(dir&^dirLog2Mask), s.freeWord(&o.words[listScratch]))
+	*at = c - first>>d.shift()
+	if c < end {
+		return false, nil
+	}
+	if err := s.heap.FreeIn(l, shm.Offset(o.words[listDir].Load()&^dirLog2Mask)); err != nil {
+		return false, err
+	}
+	return true, s.freeIn(l, &o.words[listScratch])
 }
 
 // check names the first broken invariant. The lock is held, nothing is at work.

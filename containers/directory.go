@@ -9,6 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -19,7 +20,7 @@ import (
 //	| next | hash | object | gen | name length | name ...
 //
 // One store links an entry, one unlinks it: a name is there or it is not. Everything happens under
-// root.mu. An entry whose object was destroyed counts as none and is taken out by whoever meets it.
+// root.mu, and in the operation that makes the object, or destroys it; an object knows its entry.
 const (
 	entryNext = iota // words of an entry
 	entryHash
@@ -113,27 +114,56 @@ func (s *space) unlink(name string) error {
 		return err
 	}
 	defer s.root.mu.Unlock()
-	link, entry, err := s.search(name)
-	switch {
-	case err != nil:
+	off, _, err := s.lookup(name)
+	if err != nil {
 		return err
-	case entry == nil:
-		return fs.ErrNotExist
 	}
-	return s.takeOut(link, entry)
+	o, err := shm.At[object](s.region, off)
+	if err != nil {
+		return err
+	}
+	return s.change(func(l *txn.Lane) error {
+		if err := s.takeName(l, o); err != nil {
+			return err
+		}
+		return l.Set(&o.words[nameWord], 0)
+	})
 }
 
-// takeOut unlinks the entry that link points to and frees it.
-func (s *space) takeOut(link *atomic.Uint64, entry addr) error {
-	off := link.Load()
-	link.Store(word(entry, entryNext).Load())
-	// crash here: the entry leaks
-	return s.heap.Free(shm.Offset(off))
+// takeName takes the name of o away, if it has one, in the operation in l. root.mu is held.
+func (s *space) takeName(l *txn.Lane, o *object) error {
+	off := o.words[nameWord].Load()
+	if off == 0 {
+		return nil
+	}
+	entry, _, err := s.entryAt(shm.Offset(off))
+	if err != nil {
+		return err
+	}
+	link := &s.root.buckets[word(entry, entryHash).Load()%rootBuckets]
+	for range maxChain {
+		switch at := link.Load(); at {
+		case off:
+			if err := l.Later(link, word(entry, entryNext).Load()); err != nil {
+				return err
+			}
+			return s.heap.FreeIn(l, shm.Offset(off))
+		case 0:
+			return fmt.Errorf("name at offset %d is not in the directory: %w", off, shm.ErrCorrupt)
+		default:
+			before, _, err := s.entryAt(shm.Offset(at))
+			if err != nil {
+				return err
+			}
+			link = word(before, entryNext)
+		}
+	}
+	return fmt.Errorf("names run in a circle: %w", shm.ErrCorrupt)
 }
 
-// lookup returns the object of that name and its generation. It takes out an entry whose object is gone.
+// lookup returns the object of that name and its generation.
 func (s *space) lookup(name string) (shm.Offset, uint64, error) {
-	link, entry, err := s.search(name)
+	_, entry, err := s.search(name)
 	switch {
 	case err != nil:
 		return 0, 0, err
@@ -147,10 +177,10 @@ func (s *space) lookup(name string) (shm.Offset, uint64, error) {
 		return 0, 0, err
 	case o.gen.Load() == gen:
 		return off, gen, nil
-	case s.readOnly:
+	case s.readOnly: // without the lock: it is being destroyed
 		return 0, 0, fs.ErrNotExist
 	}
-	return 0, 0, errors.Join(s.takeOut(link, entry), fs.ErrNotExist)
+	return 0, 0, fmt.Errorf("the object at offset %d has generation %d, not %d: %w", off, o.gen.Load(), gen, shm.ErrCorrupt)
 }
 
 // search returns the entry of that name, nil if there is none, and the word that points to it.
@@ -188,38 +218,30 @@ func (s *space) entryAt(off shm.Offset) (addr, []byte, error) {
 	return entry, text, err
 }
 
-// newEntry makes an entry that is not linked yet.
-func (s *space) newEntry(name string) (shm.Offset, error) {
-	off, err := s.heap.Alloc(entrySize + uint64(len(name)))
-	if err != nil {
-		return 0, err
-	}
-	entry, err := addrOf(s.region, off, entrySize)
-	if err != nil {
-		return 0, err
-	}
-	text, err := s.region.Bytes(off+entrySize, uint64(len(name)))
-	if err != nil {
-		return 0, err
-	}
-	copy(text, name)
-	word(entry, entryHash).Store(s.hash(name))
-	word(entry, entryLength).Store(uint64(len(name)))
-	return off, nil
-}
-
-// publish gives the object at off the name of the entry.
-func (s *space) publish(at, object shm.Offset, gen uint64) error {
-	entry, err := addrOf(s.region, at, entrySize)
+// giveName gives the object of b a name that nothing has, in the operation in l that makes it. root.mu is held.
+func (s *space) giveName(l *txn.Lane, b base, name string) error {
+	off, err := s.heap.AllocIn(l, entrySize+uint64(len(name)), 8)
 	if err != nil {
 		return err
 	}
-	bucket := &s.root.buckets[word(entry, entryHash).Load()%rootBuckets]
-	word(entry, entryObject).Store(uint64(object))
-	word(entry, entryGen).Store(gen)
+	entry, err := addrOf(s.region, off, entrySize)
+	if err != nil {
+		return err
+	}
+	text, err := s.region.Bytes(off+entrySize, uint64(len(name)))
+	if err != nil {
+		return err
+	}
+	copy(text, name)
+	hash := s.hash(name)
+	bucket := &s.root.buckets[hash%rootBuckets]
+	word(entry, entryHash).Store(hash)
+	word(entry, entryLength).Store(uint64(len(name)))
+	word(entry, entryObject).Store(uint64(s.offsetOf(b.obj)))
+	word(entry, entryGen).Store(b.gen)
 	word(entry, entryNext).Store(bucket.Load())
-	bucket.Store(uint64(at)) // publishes
-	return nil
+	b.obj.words[nameWord].Store(uint64(off))
+	return l.Later(bucket, uint64(off))
 }
 
 // hash spreads names over buckets, in every process alike: FNV-1a from the region's seed, mixed.
@@ -252,8 +274,12 @@ func (s *space) checkNames() error {
 			case word(entry, entryHash).Load() != s.hash(string(text)) || s.hash(string(text))%rootBuckets != uint64(i):
 				return fmt.Errorf("bucket %d: name %q does not belong there: %w", i, text, shm.ErrCorrupt)
 			}
-			if _, err := shm.At[object](s.region, shm.Offset(word(entry, entryObject).Load())); err != nil {
+			o, err := shm.At[object](s.region, shm.Offset(word(entry, entryObject).Load()))
+			if err != nil {
 				return fmt.Errorf("name %q: %w", text, err)
+			}
+			if !s.readOnly && (o.gen.Load() != word(entry, entryGen).Load() || o.words[nameWord].Load() != link.Load()) {
+				return fmt.Errorf("name %q is not that of its object: %w", text, shm.ErrCorrupt)
 			}
 			link = word(entry, entryNext)
 		}

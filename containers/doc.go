@@ -30,9 +30,12 @@
 //	new object   its generation becoming odd
 //	destroyed    its generation becoming even
 //
-// What a kill can leave is memory that nobody finds any more: inside the allocator the one block in hand, in
-// Destroy one block of the object, in a constructor the object that was being made or had just been made, with
-// its memory. The header of such an object names the process that made it.
+// Where several words and blocks change together, they do so in one operation of the storage, whose commit is one store
+// too, and which a survivor finishes or undoes: a new object with its memory and its name, for instance.
+//
+// No memory is lost either: blocks are taken and freed in the operation that also says who has them. An object that was
+// made without a name, and whose maker died before it told anybody, is live like any other; its header names the
+// process that made it.
 //
 // # What is not promised
 //

@@ -202,7 +202,8 @@ func (b base) String() string {
 
 // Destroy frees the object. From then on every handle on it answers [shm.ErrStale], in every process, and
 // its name, if it has one, is free. Destroy waits for the object's lock. A process that dies inside leaves
-// the object as it was or destroyed; at most one block of it leaks.
+// the object as it was or destroyed, and none of its memory is lost: what could not be freed in the same step, of a list with
+// hundreds of blocks, is freed by whoever makes or destroys a named object next.
 func (b base) Destroy() error {
 	if err := b.lock(context.Background(), "Destroy"); err != nil {
 		return err

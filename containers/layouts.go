@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"reflect"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -72,25 +73,25 @@ func (s *space) storeLayout(l *shm.Layout) error {
 		return err
 	}
 	text := l.Text[:min(len(l.Text), maxLayoutText)]
-	off, err := s.heap.Alloc(layoutSize + uint64(len(text)))
-	if err != nil {
-		return err
-	}
-	b, err := s.region.Bytes(off+layoutSize, uint64(len(text)))
-	if err != nil {
-		return err
-	}
-	copy(b, text)
-	p, err := addrOf(s.region, off, layoutSize)
-	if err != nil {
-		return err
-	}
-	word(p, layoutFingerprint).Store(l.Fingerprint)
-	word(p, layoutLength).Store(uint64(len(text)))
-	word(p, layoutNext).Store(s.root.layouts.Load())
-	// crash here: the block leaks
-	s.root.layouts.Store(uint64(off)) // publishes
-	return nil
+	return s.change(func(tx *txn.Lane) error {
+		off, err := s.heap.AllocIn(tx, layoutSize+uint64(len(text)), 8)
+		if err != nil {
+			return err
+		}
+		b, err := s.region.Bytes(off+layoutSize, uint64(len(text)))
+		if err != nil {
+			return err
+		}
+		copy(b, text)
+		p, err := addrOf(s.region, off, layoutSize)
+		if err != nil {
+			return err
+		}
+		word(p, layoutFingerprint).Store(l.Fingerprint)
+		word(p, layoutLength).Store(uint64(len(text)))
+		word(p, layoutNext).Store(s.root.layouts.Load())
+		return tx.Later(&s.root.layouts, uint64(off)) // publishes
+	})
 }
 
 // storedLayout returns the stored text, nil if there is none. It needs no lock.

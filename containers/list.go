@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -20,7 +21,7 @@ import (
 //
 // Reads take no lock, never wait for a writer and see committed elements only. Every write takes the list's
 // lock, and happens at once and whole: a process that dies inside leaves the list as before or as after
-// the call, and at most one block of memory leaks. No element ever moves in memory; [deque] says how it is
+// the call, and no memory is lost. No element ever moves in memory; [deque] says how it is
 // laid out, and what each kill leaves.
 //
 // Indices run from 0 to Len()-1; negative ones count from the end, -1 being the last element.
@@ -38,8 +39,8 @@ func NewSharedList[T any](m *Manager, opts ...Option) (SharedList[T], error) {
 		return l, err
 	}
 	form, stride := formOf[T]()
-	b, err := newObject(m, k, layout, opts, func(s *space, o *object) error {
-		return deque{s, o, shapeOf(stride, form)}.make()
+	b, err := newObject(m, k, layout, opts, func(tx *txn.Lane, s *space, o *object) error {
+		return deque{s, o, shapeOf(stride, form)}.make(tx)
 	})
 	if err != nil {
 		return l, err
@@ -348,7 +349,7 @@ func (l SharedList[T]) get(op string, i int) (v T, n int, ok bool) {
 
 // committed returns the address of the committed state of slot v: the slot, unless it is being replaced.
 func (d deque) committed(v, seq uint64) (addr, error) {
-	if seq&listMode != listStable && d.o.words[listIndex].Load() == v {
+	if seq&listMode == listReplacing && d.o.words[listIndex].Load() == v {
 		return d.scratch()
 	}
 	return d.slot(v)
@@ -424,7 +425,14 @@ func (l SharedList[T]) push(v *T) error {
 	}
 	if l.form == formPlain {
 		store(p, v)
-	} else if err := l.fill(d, p, v); err != nil {
+	} else if l.isLong(v) {
+		return d.s.change(func(tx *txn.Lane) error {
+			if err := l.fill(tx, d, p, v); err != nil {
+				return err
+			}
+			return tx.Later(&d.o.words[listLast], last+1)
+		})
+	} else if err := l.fill(nil, d, p, v); err != nil {
 		return err
 	}
 	// One store publishes the element; Go's atomic store also keeps what was written before it.
@@ -432,21 +440,24 @@ func (l SharedList[T]) push(v *T) error {
 	return nil
 }
 
-// fill writes v, a string or bytes, to the slot at p, which nobody can see.
-func (l SharedList[T]) fill(d deque, p addr, v *T) error {
-	slot, err := l.pack(d, v)
+// fill writes v, a string or bytes, to the slot at p, which nobody can see. If it is long, its block is taken in the operation in tx.
+func (l SharedList[T]) fill(tx *txn.Lane, d deque, p addr, v *T) error {
+	slot, err := l.pack(tx, d, v)
 	if err == nil {
-		store(p, &slot) // crash here: the block leaks
+		store(p, &slot)
 	}
 	return err
 }
 
+// isLong reports whether v, a string or bytes, has a block.
+func (l SharedList[T]) isLong(v *T) bool { return len(*as[string](addr(v))) > textInline } // of a slice too: its header begins alike
+
 // pack makes the slot for v, a string or bytes.
-func (l SharedList[T]) pack(d deque, v *T) ([2]uint64, error) {
+func (l SharedList[T]) pack(tx *txn.Lane, d deque, v *T) ([2]uint64, error) {
 	if l.form == formString {
-		return packText(d, *as[string](addr(v)))
+		return packText(tx, d, *as[string](addr(v)))
 	}
-	return packText(d, *as[[]byte](addr(v)))
+	return packText(tx, d, *as[[]byte](addr(v)))
 }
 
 // pushAll adds vs at the end. The lock is held.
@@ -464,15 +475,8 @@ func (l SharedList[T]) pushAll(vs []T) (err error) {
 			return err
 		}
 	}
-	if l.form != formPlain { // what slots behind last hold is left over; it must not be freed again
-		for v := last; v < end; v++ {
-			p, err := d.slot(v)
-			if err != nil {
-				return err
-			}
-			store(p, new([2]uint64))
-		}
-		d.o.words[listLimbo].Store(end)
+	if l.form != formPlain {
+		return l.pushTexts(d, last, end, vs)
 	}
 	for v := last; v < end; {
 		p, err := d.slot(v)
@@ -480,23 +484,39 @@ func (l SharedList[T]) pushAll(vs []T) (err error) {
 			return err
 		}
 		n := min(end-v, 1<<d.shift()-v&d.mask())
-		if l.form == formPlain {
-			for k := range vs[v-last:][:n] {
-				store(plus(p, uint64(k)*strideOf[T]()), &vs[v-last+uint64(k)])
-			}
-			v += n
-			continue
+		for k := range vs[v-last:][:n] {
+			store(plus(p, uint64(k)*strideOf[T]()), &vs[v-last+uint64(k)])
 		}
-		for range n {
-			if err := l.fill(d, p, &vs[v-last]); err != nil {
-				return err
-			}
-			v, p = v+1, plus(p, textSlot)
-		}
+		v += n
 	}
 	d.o.words[listLast].Store(end) // publishes all
-	if l.form != formPlain {
-		d.o.words[listLimbo].Store(0)
+	return nil
+}
+
+// pushTexts stores vs, strings or bytes, in the slots [last, end), whose chunks are there, and publishes them.
+func (l SharedList[T]) pushTexts(d deque, last, end uint64, vs []T) error {
+	limbo := &d.o.words[listLimbo]
+	for v := last; v < end; {
+		if err := d.s.change(func(tx *txn.Lane) error {
+			for ; v < end && tx.Left() > 2; v++ {
+				p, err := d.slot(v)
+				if err == nil {
+					err = l.fill(tx, d, p, &vs[v-last])
+				}
+				if err != nil {
+					return err
+				}
+			}
+			if v < end {
+				return tx.Set(limbo, v)
+			}
+			if err := tx.Set(limbo, 0); err != nil {
+				return err
+			}
+			return tx.Later(&d.o.words[listLast], end) // publishes all
+		}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -519,20 +539,45 @@ func (l SharedList[T]) put(i int, v *T) (n int, ok bool, err error) {
 	case err != nil:
 		return n, true, err
 	case l.form != formPlain:
-		slot, err := l.pack(d, v)
-		if err != nil {
-			return n, true, err
-		}
-		old := blockOf(loadText(p))
-		if err := d.replace(at, p, func(p addr) { store(p, &slot) }); err != nil {
-			return n, true, errors.Join(err, d.free(blockOf(slot)))
-		}
-		return n, true, d.free(old)
+		return n, true, l.putText(d, at, p, v)
 	case d.stride() == 8:
 		storeWords(p, bytesOf(v)) // one store
 		return n, true, nil
 	}
 	return n, true, d.replace(at, p, func(p addr) { store(p, v) })
+}
+
+// putText replaces slot at, at p, by v, a string or bytes.
+func (l SharedList[T]) putText(d deque, at uint64, p addr, v *T) error {
+	old := blockOf(loadText(p))
+	if old == 0 && !l.isLong(v) {
+		slot, err := l.pack(nil, d, v)
+		if err != nil {
+			return err
+		}
+		return d.replace(at, p, func(p addr) { store(p, &slot) })
+	}
+	scratch, err := d.scratch()
+	if err != nil {
+		return err
+	}
+	return d.s.change(func(tx *txn.Lane) error {
+		slot, err := l.pack(tx, d, v)
+		if err != nil {
+			return err
+		}
+		if old != 0 {
+			if err := d.s.heap.FreeIn(tx, shm.Offset(old)); err != nil {
+				return err
+			}
+		}
+		next := d.seq().Load() + 2*listChange
+		if err := tx.Later(d.seq(), next); err != nil {
+			return err
+		}
+		d.replacing(at, p, scratch, next, func(p addr) { store(p, &slot) }) // nothing fails from here to the commit
+		return nil
+	})
 }
 
 // pop takes an element off, the last or the first. The lock is held.

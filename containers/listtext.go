@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -21,8 +22,8 @@ const (
 	textLength = 1<<56 - 1 // mask
 )
 
-// packText makes the slot for b, and for a long b its block.
-func packText[S ~string | ~[]byte](d deque, b S) (slot [2]uint64, err error) {
+// packText makes the slot for b, and for a long b its block, in the operation in tx.
+func packText[S ~string | ~[]byte](tx *txn.Lane, d deque, b S) (slot [2]uint64, err error) {
 	n := len(b)
 	if n <= textInline {
 		for i := range n {
@@ -32,7 +33,7 @@ func packText[S ~string | ~[]byte](d deque, b S) (slot [2]uint64, err error) {
 		return slot, nil
 	}
 	size := blockSize(uint64(n))
-	off, err := d.s.heap.Alloc(size)
+	off, err := d.s.heap.AllocIn(tx, size, 8)
 	if err != nil {
 		return slot, err
 	}

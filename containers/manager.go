@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/shmkit/shmkit/containers/internal/heap"
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 	shmsync "github.com/shmkit/shmkit/sync"
 )
@@ -39,7 +40,7 @@ type root struct {
 	magic   uint64                     // rootMagic; immutable
 	version uint64                     // rootVersion; immutable
 	mu      shmsync.Mutex              // guards all below, and which objects use which locks
-	pending atomic.Uint64              // offset of an object that mu's holder is destroying, or 0
+	pending atomic.Uint64              // offset of a dead object that has so many blocks that not all are free yet, or 0
 	layouts atomic.Uint64              // offset of the newest stored layout; see layouts.go
 	_       [24]byte                   // reserved
 	buckets [rootBuckets]atomic.Uint64 // names by hash; see directory.go
@@ -47,7 +48,7 @@ type root struct {
 
 const (
 	rootMagic   = 0x7472616e69616d63 // "cmainart" in little-endian order
-	rootVersion = 3                  // of root, directory, layouts, objects and heap; a change of any changes it
+	rootVersion = 4                  // of root, directory, layouts, objects and heap; a change of any changes it
 	rootBuckets = 128
 	rootSize    = 64 + 8*rootBuckets
 )
@@ -416,13 +417,16 @@ func (s *space) lockRoot() error {
 	return nil
 }
 
+// A filler gives a new object its contents: see newObject.
+type filler func(l *txn.Lane, s *space, o *object) error
+
 // newObject makes an object of that kind and layout in m's region and returns its base; the caller makes
 // its handle from it, and from the words, by its from method. Under a name that exists, OrOpen makes it
 // return the existing object's.
 //
-// fill sets the words of the new object, all zero before. It stores the offset of each block in its word
-// as soon as it has it, so that a failing fill can be undone by drop. Nobody else sees the object yet.
-func newObject(m *Manager, k kind, layout *shm.Layout, opts []Option, fill func(s *space, o *object) error) (base, error) {
+// fill sets the words of the new object, all zero before, and takes its blocks, in the operation in l. Nobody else sees the
+// object yet, so it stores the words as they are, and if it fails there is nothing to undo.
+func newObject(m *Manager, k kind, layout *shm.Layout, opts []Option, fill filler) (base, error) {
 	s, err := m.space()
 	if err != nil {
 		return base{}, err
@@ -438,7 +442,7 @@ func newObject(m *Manager, k kind, layout *shm.Layout, opts []Option, fill func(
 	return base{}, fmt.Errorf("containers: new %v in %v: %w", k, s, err)
 }
 
-func (s *space) newObject(k kind, layout *shm.Layout, o *options, fill func(s *space, o *object) error) (base, error) {
+func (s *space) newObject(k kind, layout *shm.Layout, o *options, fill filler) (base, error) {
 	if o.aligned && k != kindRaw {
 		return base{}, fmt.Errorf("only New takes the option Align: %w", fs.ErrInvalid)
 	}
@@ -450,75 +454,76 @@ func (s *space) newObject(k kind, layout *shm.Layout, o *options, fill func(s *s
 	if err := s.keepLayout(layout); err != nil {
 		return base{}, err
 	}
-	if !o.named && !o.locked {
-		return s.make(k, layout, o, fill)
+	if o.named || o.locked {
+		if err := s.lockRoot(); err != nil {
+			return base{}, err
+		}
+		defer s.root.mu.Unlock()
 	}
-	if err := s.lockRoot(); err != nil {
-		return base{}, err
+	if o.named {
+		switch off, gen, err := s.lookup(o.name); {
+		case err == nil && o.orOpen:
+			return s.attach(off, gen, k, layout)
+		case err == nil:
+			return base{}, fmt.Errorf("there is one already; open it with Find or the option OrOpen, or take its name away with Unlink: %w", fs.ErrExist)
+		case !errors.Is(err, fs.ErrNotExist):
+			return base{}, err
+		}
 	}
-	defer s.root.mu.Unlock()
-	if !o.named {
-		return s.make(k, layout, o, fill)
-	}
-	switch off, gen, err := s.lookup(o.name); {
-	case err == nil && o.orOpen:
-		return s.attach(off, gen, k, layout)
-	case err == nil:
-		return base{}, fmt.Errorf("there is one already; open it with Find or the option OrOpen, or take its name away with Unlink: %w", fs.ErrExist)
-	case !errors.Is(err, fs.ErrNotExist):
-		return base{}, err
-	}
-	entry, err := s.newEntry(o.name)
-	if err != nil {
-		return base{}, err
-	}
-	b, err := s.make(k, layout, o, fill)
-	if err != nil {
-		return base{}, errors.Join(err, s.heap.Free(entry))
-	}
-	// crash here: entry and object leak; the object's creator is known to be dead
-	return b, s.publish(entry, s.offsetOf(b.obj), b.gen)
+	return s.make(k, layout, o, fill)
 }
 
-// make makes an object that has no name yet. With a caller's lock, root.mu is held.
-func (s *space) make(k kind, layout *shm.Layout, opts *options, fill func(s *space, o *object) error) (base, error) {
-	off, err := s.heap.AllocObject()
+// make makes an object in one operation: header, blocks, name, and that it uses a caller's lock. If it has one of the last two, root.mu
+// is held. A kill leaves all of it or nothing.
+func (s *space) make(k kind, layout *shm.Layout, opts *options, fill filler) (b base, err error) {
+	err = s.change(func(l *txn.Lane) error {
+		off, err := s.heap.AllocObjectIn(l)
+		if err != nil {
+			return err
+		}
+		o, err := shm.At[object](s.region, off)
+		if err != nil {
+			return err
+		}
+		// Nobody looks at the header before its generation is odd: if it does not come to that, what stands here means nothing.
+		o.kind.Store(uint32(k))
+		o.format.Store(objectFormat)
+		o.fingerprint.Store(layout.Fingerprint)
+		o.lock.Store(0)
+		for i := range o.words {
+			o.words[i].Store(0)
+		}
+		b = base{s, o, o.gen.Load() + 1, &o.mu}
+		if err := fill(l, s, o); err != nil {
+			return err
+		}
+		if opts.locked {
+			if b.mu, err = s.useLock(l, o, opts.lock.base); err != nil {
+				return err
+			}
+		}
+		if err := l.Later(&o.gen, b.gen); err != nil || !opts.named {
+			return err
+		}
+		return s.giveName(l, b, opts.name)
+	})
 	if err != nil {
 		return base{}, err
 	}
-	o, err := shm.At[object](s.region, off)
-	if err != nil {
-		return base{}, err
-	}
-	o.kind.Store(uint32(k))
-	o.format.Store(objectFormat)
-	o.fingerprint.Store(layout.Fingerprint)
-	o.lock.Store(0)
-	for i := range o.words {
-		o.words[i].Store(0)
-	}
-	b := base{s, o, o.gen.Load() + 1, &o.mu}
-	if err = fill(s, o); err == nil && opts.locked {
-		b.mu, err = s.useLock(o, opts.lock.base)
-	}
-	if err != nil {
-		return base{}, errors.Join(err, k.drop(s, o), s.heap.FreeObject(off))
-	}
-	o.gen.Store(b.gen) // publishes
 	return b, nil
 }
 
 // useLock makes the object o, which is being made, use the Mutex of ref. root.mu is held.
-func (s *space) useLock(o *object, ref base) (*shmsync.Mutex, error) {
+func (s *space) useLock(l *txn.Lane, o *object, ref base) (*shmsync.Mutex, error) {
 	switch {
 	case !ref.live():
 		return nil, ref.useless("WithMutex")
 	case ref.s != s:
 		return nil, fmt.Errorf("the lock is in %v, the object in %v: %w", ref.s, s, fs.ErrInvalid)
 	}
-	ref.obj.words[2].Add(1) // crash here: the lock cannot be destroyed any more
 	o.lock.Store(uint64(s.mutexOf(ref.obj)))
-	return &ref.obj.mu, nil
+	users := &ref.obj.words[rawUsers]
+	return &ref.obj.mu, l.Set(users, users.Load()+1)
 }
 
 // lockHome returns the object whose embedded lock is at off.
@@ -572,62 +577,82 @@ func (s *space) attach(off shm.Offset, gen uint64, k kind, layout *shm.Layout) (
 	return b, nil
 }
 
-// destroy makes the object, whose lock is held, dead and frees what it has.
+// destroy makes the object, whose lock is held, dead and frees what it has: in one operation, with its name, if the log has room for
+// all blocks. If not, the object is dead and pending after the first, and the others follow; who takes root.mu from a dead destroyer goes on
+// with them.
 func (s *space) destroy(o *object, gen uint64) error {
 	if err := s.lockRoot(); err != nil {
 		return err
 	}
 	defer s.root.mu.Unlock()
-	if n := o.words[2].Load(); kind(o.kind.Load()) == kindRaw && n != 0 {
+	if n := o.words[rawUsers].Load(); kind(o.kind.Load()) == kindRaw && n != 0 {
 		return fmt.Errorf("it is the lock of %d objects; destroy them first: %w", n, fs.ErrInvalid)
 	}
 	if err := kind(o.kind.Load()).dismiss(s, o); err != nil {
 		return err
 	}
-	s.root.pending.Store(uint64(s.offsetOf(o)))
-	o.gen.Store(gen + 1) // the object is dead from here on
-	return s.finishDestroy()
-}
-
-// finishDestroy frees what belongs to the pending object, if it is dead. root.mu is held: by the destroyer,
-// or by the survivor who took it from a dead one.
-func (s *space) finishDestroy() error {
-	off := shm.Offset(s.root.pending.Load())
-	if off == 0 {
-		return nil
+	if err := s.finishDestroy(); err != nil { // one that failed half-way
+		return err
 	}
-	o, err := shm.At[object](s.region, off)
+	var at uint64
+	err := s.change(func(l *txn.Lane) error {
+		if err := l.Later(&o.gen, gen+1); err != nil {
+			return err
+		}
+		if err := s.takeName(l, o); err != nil {
+			return err
+		}
+		if lock := shm.Offset(o.lock.Load()); lock != 0 {
+			home, err := s.lockHome(lock)
+			if err != nil {
+				return err
+			}
+			users := &home.words[rawUsers]
+			if err := l.Set(users, users.Load()-1); err != nil {
+				return err
+			}
+		}
+		return s.dropIn(l, o, &at)
+	})
 	if err != nil {
 		return err
 	}
-	if o.gen.Load()&1 == 1 { // its destroyer died before the object did
-		s.root.pending.Store(0)
-		return nil
+	return s.finishPending(&at)
+}
+
+// dropIn frees what o has, as far as there is room in the operation in l: if that is all, its header too, and else o is pending. root.mu is held.
+func (s *space) dropIn(l *txn.Lane, o *object, at *uint64) error {
+	off := s.offsetOf(o)
+	all, err := kind(o.kind.Load()).drop(l, s, o, at)
+	pending := uint64(off)
+	if all && err == nil {
+		pending, err = 0, s.heap.FreeObjectIn(l, off)
 	}
-	if lock := shm.Offset(o.lock.Swap(0)); lock != 0 {
-		// crash here: the lock cannot be destroyed any more
-		l, err := s.lockHome(lock)
+	if err == nil && s.root.pending.Load() != pending {
+		err = l.Set(&s.root.pending, pending)
+	}
+	return err
+}
+
+// finishDestroy frees what the pending object still has, if there is one. root.mu is held: by a destroyer, or by the survivor who took
+// it from a dead one.
+func (s *space) finishDestroy() error { return s.finishPending(new(uint64)) }
+
+func (s *space) finishPending(at *uint64) error {
+	for s.root.pending.Load() != 0 {
+		off := shm.Offset(s.root.pending.Load())
+		o, err := shm.At[object](s.region, off)
+		if err == nil && (off%objectSize != 0 || o.gen.Load()&1 == 1) {
+			err = fmt.Errorf("object at offset %d is being freed, and not destroyed: %w", off, shm.ErrCorrupt)
+		}
+		if err == nil {
+			err = s.change(func(l *txn.Lane) error { return s.dropIn(l, o, at) })
+		}
 		if err != nil {
 			return err
 		}
-		l.words[2].Add(^uint64(0))
 	}
-	if err := kind(o.kind.Load()).drop(s, o); err != nil {
-		return err
-	}
-	s.root.pending.Store(0) // before the header is free: whoever gets it is not destroyed in our stead
-	// crash here: the header leaks
-	return s.heap.FreeObject(off)
-}
-
-// freeWord frees the block whose offset is in w, if any, and clears w first.
-func (s *space) freeWord(w *atomic.Uint64) error {
-	off := w.Swap(0)
-	if off == 0 {
-		return nil
-	}
-	// crash here: the block leaks
-	return s.heap.Free(shm.Offset(off))
+	return nil
 }
 
 // String names the region for messages.

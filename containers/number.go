@@ -4,6 +4,7 @@ import (
 	"context"
 	"reflect"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -35,7 +36,7 @@ func NewSharedNumber[N Number](m *Manager, v N, opts ...Option) (SharedNumber[N]
 	if err != nil {
 		return n, err
 	}
-	b, err := newObject(m, k, layout, opts, func(_ *space, o *object) error {
+	b, err := newObject(m, k, layout, opts, func(_ *txn.Lane, _ *space, o *object) error {
 		o.words[0].Store(toBits(v))
 		return nil
 	})

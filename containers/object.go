@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 	shmsync "github.com/shmkit/shmkit/sync"
 )
@@ -24,6 +25,7 @@ import (
 //	list    see list.go
 //	queue   see queuemem.go
 //	raw     0 offset of the memory   1 its length   2 how many containers use it as their lock
+//	any     8 offset of the entry in the directory that has the object's name, 0 none; guarded by root.mu
 //	atomic  9 the value's bits. No other kind uses that word: an Atomic is written without a lock, so a
 //	        handle that turns stale at the wrong moment can still hit it
 //
@@ -42,9 +44,11 @@ type object struct {
 
 const (
 	objectSize   = 128
-	objectFormat = 1 // of header and words; a change of either changes it
+	objectFormat = 2 // of header and words; a change of either changes it
 
-	atomicWord = 9 // in words
+	rawUsers   = 2 // in words
+	nameWord   = 8
+	atomicWord = 9
 )
 
 var _ [objectSize]byte = [unsafe.Sizeof(object{})]byte{} // the layout is a format: moving it must not compile
@@ -113,21 +117,41 @@ func (k kind) dismiss(s *space, o *object) error {
 	return nil
 }
 
-// drop frees the memory that o's words refer to. o is dead (gen is even) or not yet live. Every word is
-// cleared before its block is freed, so that a drop cut off by a death can be started again: at most the
-// one block between the two steps leaks.
-func (k kind) drop(s *space, o *object) error {
+// drop frees the blocks that o's words refer to, in the operation in l, with which o dies, or before which it is dead. It reports whether
+// these are all: if not, for want of room in the log, o's words say what is left, and drop is called again, in an operation of its own. at
+// is 0 at first, and for what drop likes to remember, but need not. It leaves dropSpare entries of the log to others.
+func (k kind) drop(l *txn.Lane, s *space, o *object, at *uint64) (all bool, err error) {
 	switch k {
 	case kindValue:
-		return s.freeWord(&o.words[1])
+		return true, s.freeIn(l, &o.words[1])
 	case kindArray:
-		return dropArray(s, o)
+		return true, dropArray(l, s, o)
 	case kindList:
-		return dropList(s, o)
+		return dropList(l, s, o, at)
 	case kindQueue:
-		return dropQueue(s, o)
+		return dropQueue(l, s, o, at)
 	case kindRaw:
-		return dropRaw(s, o)
+		return true, dropRaw(l, s, o)
+	}
+	return true, nil
+}
+
+// dropSpare is how many entries the operation that destroys an object may log beside those of drop.
+const dropSpare = 8
+
+// allocIn stores the offset of a new block of n bytes, zeros, in w, of an object that is being made.
+func (s *space) allocIn(l *txn.Lane, w *atomic.Uint64, n uint64) error {
+	off, err := s.heap.AllocIn(l, n, 8)
+	if err == nil {
+		w.Store(uint64(off))
+	}
+	return err
+}
+
+// freeIn frees the block whose offset is in w, of an object that dies with the operation in l; 0 is none.
+func (s *space) freeIn(l *txn.Lane, w *atomic.Uint64) error {
+	if off := w.Load(); off != 0 {
+		return s.heap.FreeIn(l, shm.Offset(off))
 	}
 	return nil
 }

@@ -61,8 +61,8 @@ func NewSharedQueue[T any](m *Manager, capacity int, opts ...Option) (SharedQueu
 		return h, fmt.Errorf("containers: new queue for %d messages, want 1 to %d: %w", capacity, maxQueue, fs.ErrInvalid)
 	}
 	form, stride := formOf[T]()
-	b, err := newObject(m, k, layout, opts, func(s *space, o *object) error {
-		return makeQueue(s, o, form, stride, uint64(capacity), uint64(min(max(capacity, minLeases), maxLeases)))
+	b, err := newObject(m, k, layout, opts, func(tx *txn.Lane, s *space, o *object) error {
+		return makeQueue(tx, s, o, form, stride, uint64(capacity), uint64(min(max(capacity, minLeases), maxLeases)))
 	})
 	if err != nil {
 		return h, err
@@ -297,7 +297,7 @@ func (h SharedQueue[T]) wait(ctx context.Context, op string, w waitFor) error {
 		return nil
 	}
 	q.countWaiter(w, 1)
-	seen := q.word(queueDeaths).Load()
+	seen := q.table(tableDeaths).Load()
 	switch _, err := q.cond(w).WaitDeaths(ctx, h.mu, uint32(seen)); {
 	case errors.Is(err, shmsync.ErrInconsistent) && !h.foreign():
 		return h.lock(ctx, op) // repairs
@@ -313,7 +313,7 @@ func (h SharedQueue[T]) wait(ctx context.Context, op string, w waitFor) error {
 			return h.end(op, err)
 		}
 	}
-	if q.word(queueDeaths).Load() == seen {
+	if q.table(tableDeaths).Load() == seen {
 		q.countWaiter(w, -1)
 	}
 	return nil

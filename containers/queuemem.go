@@ -25,9 +25,8 @@ import (
 //	       5 closed, as its lowest bit | waiters for Join <<8 | waiters for an entry <<36
 //	       6 messages returned | messages leased <<31 | open, as its highest bit: the table is being changed
 //	       7 waiters for a message | waiters for room <<32
-//	       8 the region's count of deaths when somebody last saw to what the dead have left
 //
-//	body   | 4 Conds, 64 bytes each | table: free, used, returned; 64 bytes | ring | entries |
+//	body   | 4 Conds, 64 bytes each | table: free, used, returned, deaths; 64 bytes | ring | entries |
 //	entry  | control: state | attempts <<2 | turn <<32 | owner | number | next | slot |
 //
 // Message v is in slot v modulo the ring's size, a power of two that is not less than the capacity. A lease
@@ -59,7 +58,7 @@ import (
 // signals, under the same lock, only if somebody is counted. A death may leave a signal unsent and a count too
 // high. So those who wait end their wait at each death in the region, and the first of them to hold the lock
 // looks after the dead ([queue.bury]): it returns their leases, lets everybody look again who waits, and
-// counts from 0. Who waited when that happened knows it by word 8, and does not take itself off the count.
+// counts from 0. Who waited when that happened knows it by the table's count of deaths, and does not take itself off the count.
 type queue struct {
 	s        *space
 	o        *object
@@ -82,7 +81,6 @@ const (
 	queueState   // closed, waiters
 	queueLeases  // counts of the table
 	queueWaiting // waiters
-	queueDeaths
 
 	queueClosed = 1 // in queueState
 
@@ -96,11 +94,12 @@ const (
 	maxQueue = 1 << 30
 )
 
-// Words of the table. Each is the number of an entry plus one, 0 for none.
+// Words of the table. The first three are the number of an entry plus one, 0 for none.
 const (
 	tableFree     = iota // the first of the free ones that were used before
 	tableUsed            // no entry from here on was ever used; only grows
 	tableReturned        // the first returned message, in the order of their numbers
+	tableDeaths          // the region's count of deaths when somebody last saw to what the dead have left
 )
 
 // Words of an entry.
@@ -154,14 +153,14 @@ func openQueue(s *space, o *object) (q *queue, err error) {
 }
 
 // makeQueue gives a new object, all of whose words are 0, what a queue needs.
-func makeQueue(s *space, o *object, form slotForm, stride, capacity, leases uint64) error {
+func makeQueue(l *txn.Lane, s *space, o *object, form slotForm, stride, capacity, leases uint64) error {
 	o.words[queueShape].Store(stride | uint64(form)<<40)
 	o.words[queueSize].Store(capacity | leases<<32)
 	q, err := newQueue(s, o)
 	if err != nil {
 		return err
 	}
-	return s.allocWord(&o.words[queueBody], q.bytes())
+	return s.allocIn(l, &o.words[queueBody], q.bytes())
 }
 
 func (q *queue) word(i int) *atomic.Uint64 { return &q.o.words[i] }
@@ -507,7 +506,7 @@ func (q *queue) wakeEverybody() {
 
 // mourned reports whether nobody has died since somebody looked after the dead.
 func (q *queue) mourned() bool {
-	return uint64(q.s.region.Deaths().Load()) == q.word(queueDeaths).Load()
+	return uint64(q.s.region.Deaths().Load()) == q.table(tableDeaths).Load()
 }
 
 // bury sees to what the dead have left: messages on leases, signals that were not sent, waiters that are
@@ -525,7 +524,7 @@ func (q *queue) bury() error {
 	txn.Put(q.word(queueWaiting), 0)
 	txn.Put(q.word(queueState), q.word(queueState).Load()&queueClosed)
 	// crash here, and anywhere above: one more death to see to
-	txn.Put(q.word(queueDeaths), uint64(deaths))
+	txn.Put(q.table(tableDeaths), uint64(deaths))
 	return nil
 }
 
@@ -575,36 +574,55 @@ func dismissQueue(s *space, o *object) error {
 	return err
 }
 
-// dropQueue frees what a queue has. A drop that was cut off goes on where it was.
-func dropQueue(s *space, o *object) error {
-	if o.words[queueBody].Load() == 0 {
-		return nil
-	}
+// dropQueue frees what a queue has, long texts first: see kind.drop. What is left of those in the ring is from head on, and of those in the
+// table in the entries that are not free; at is where to look for them.
+func dropQueue(l *txn.Lane, s *space, o *object, at *uint64) (all bool, err error) {
 	q, err := openQueue(s, o)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if q.form != formPlain {
-		head, tail, err := q.bounds()
-		if err != nil {
-			return err
+		if all, err := q.dropTexts(l, at); err != nil || !all {
+			return false, err
 		}
-		for ; head != tail; head++ {
-			if err := q.advance(q.blockAt(q.slot(head))); err != nil {
-				return err
-			}
-		}
-		for i := range min(q.table(tableUsed).Load(), q.leases) {
-			p, err := q.entry(i)
-			if err != nil {
-				return err
-			}
-			if word(p, leaseControl).Load()&leaseState != leaseFree {
-				if err := q.acknowledge(i); err != nil {
-					return err
-				}
+	}
+	return true, s.freeIn(l, &o.words[queueBody])
+}
+
+func (q *queue) dropTexts(l *txn.Lane, at *uint64) (all bool, err error) {
+	first, tail, err := q.bounds()
+	if err != nil {
+		return false, err
+	}
+	head := first
+	for ; head != tail && l.Left() > dropSpare; head++ {
+		if block := q.blockAt(q.slot(head)); block != 0 {
+			if err := q.s.heap.FreeIn(l, shm.Offset(block)); err != nil {
+				return false, err
 			}
 		}
 	}
-	return s.freeWord(&o.words[queueBody])
+	if head != first {
+		err = l.Later(q.word(queueHead), head)
+	}
+	if err != nil || head != tail {
+		return false, err
+	}
+	for used := min(q.table(tableUsed).Load(), q.leases); *at < used; *at++ {
+		p, err := q.entry(*at)
+		if err != nil {
+			return false, err
+		}
+		c, block := word(p, leaseControl).Load(), q.blockAt(plus(p, leaseSlot))
+		if c&leaseState == leaseFree || block == 0 {
+			continue
+		}
+		if l.Left() < 2+dropSpare {
+			return false, nil
+		}
+		if err := errors.Join(l.Later(word(p, leaseControl), c&^(oneTurn-1)|leaseFree), q.s.heap.FreeIn(l, shm.Offset(block))); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }

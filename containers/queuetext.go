@@ -13,7 +13,7 @@ import (
 func pushText[S ~string | ~[]byte](q *queue, b S, tail uint64) error {
 	p := q.slot(tail)
 	if len(b) <= textInline {
-		slot, err := packText(deque{}, b)
+		slot, err := packText(nil, deque{}, b)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"reflect"
 
 	"github.com/shmkit/shmkit/containers/internal/heap"
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 	shmsync "github.com/shmkit/shmkit/sync"
 )
@@ -34,7 +35,7 @@ func New[T any](m *Manager, opts ...Option) (Ref[T], error) {
 	if err != nil {
 		return r, err
 	}
-	b, err := newObject(m, k, layout, opts, func(s *space, o *object) error {
+	b, err := newObject(m, k, layout, opts, func(tx *txn.Lane, s *space, o *object) error {
 		if isMutex[T]() {
 			o.words[0].Store(uint64(s.mutexOf(o)))
 			o.words[1].Store(sizeOf[T]())
@@ -45,7 +46,7 @@ func New[T any](m *Manager, opts ...Option) (Ref[T], error) {
 			}
 			return err
 		}
-		off, err := s.heap.AllocAligned(max(1, sizeOf[T]()), align)
+		off, err := s.heap.AllocIn(tx, sizeOf[T](), align)
 		o.words[0].Store(uint64(off))
 		o.words[1].Store(sizeOf[T]())
 		return err
@@ -110,10 +111,10 @@ func alignmentOf[T any](opts []Option) (uint64, error) {
 
 func isMutex[T any]() bool { return reflect.TypeFor[T]() == reflect.TypeFor[shmsync.Mutex]() }
 
-func dropRaw(s *space, o *object) error {
+// dropRaw frees what a Ref has.
+func dropRaw(l *txn.Lane, s *space, o *object) error {
 	if shm.Offset(o.words[0].Load()) == s.mutexOf(o) {
-		o.words[0].Store(0)
 		return nil
 	}
-	return s.freeWord(&o.words[0])
+	return s.freeIn(l, &o.words[0])
 }

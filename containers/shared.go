@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -27,14 +28,12 @@ func NewShared[T any](m *Manager, v T, opts ...Option) (Shared[T], error) {
 	if err != nil {
 		return h, err
 	}
-	b, err := newObject(m, k, layout, opts, func(s *space, o *object) error {
-		off, err := s.heap.Alloc(2 * strideOf[T]())
-		if err != nil {
+	b, err := newObject(m, k, layout, opts, func(tx *txn.Lane, s *space, o *object) error {
+		if err := s.allocIn(tx, &o.words[1], 2*strideOf[T]()); err != nil {
 			return err
 		}
-		o.words[1].Store(uint64(off))
 		o.words[2].Store(strideOf[T]())
-		p, err := addrOf(s.region, off, 2*strideOf[T]())
+		p, err := addrOf(s.region, shm.Offset(o.words[1].Load()), 2*strideOf[T]())
 		if err == nil {
 			store(p, &v)
 		}

@@ -375,6 +375,7 @@ func TestCopyWordsOfAnyLength(t *testing.T) {
 	m := newHeapManager(t)
 	s := Must(m.space())
 	off := Must(s.heap.Alloc(128))
+	defer s.heap.Free(off)
 	p := Must(addrOf(s.region, off, 128))
 	for n := range 65 {
 		for shift := range 3 { // where src and dst begin

@@ -57,9 +57,9 @@ func (p *Heap) FreeObject(off shm.Offset) (err error) {
 	return p.give(l, uint64(off), at, next)
 }
 
-// FreeObjectIn is FreeObject as part of the operation in l.
+// FreeObjectIn is FreeObject as part of the operation in l, which may be what makes gen even.
 func (p *Heap) FreeObjectIn(l *txn.Lane, off shm.Offset) error {
-	at, err := p.object(off)
+	at, _, err := p.objectAt(off)
 	if err != nil {
 		return err
 	}
@@ -67,24 +67,28 @@ func (p *Heap) FreeObjectIn(l *txn.Lane, off shm.Offset) error {
 }
 
 // object returns the place of an object header that is in use, and may be freed.
-func (p *Heap) object(off shm.Offset) (at place, err error) {
+func (p *Heap) object(off shm.Offset) (place, error) {
+	at, o, err := p.objectAt(off)
+	if err == nil && o.gen.Load()&1 == 1 {
+		err = fmt.Errorf("heap: object at offset %d is live, generation %d: %w", off, o.gen.Load(), shm.ErrCorrupt)
+	}
+	return at, err
+}
+
+// objectAt returns the place of an object header that is in use.
+func (p *Heap) objectAt(off shm.Offset) (at place, o *objectHead, err error) {
 	if p.r.Closed() {
-		return at, fmt.Errorf("heap: %w", shm.ErrClosed)
+		return at, nil, fmt.Errorf("heap: %w", shm.ErrClosed)
 	}
 	at, ok := p.find(uint64(off))
 	if !ok || kindOf(at.kind) == pageRun || classOf(at.kind) != objectClass {
-		return at, fmt.Errorf("heap: free of offset %d, which is no object: %w", off, shm.ErrCorrupt)
+		return at, nil, fmt.Errorf("heap: free of offset %d, which is no object: %w", off, shm.ErrCorrupt)
 	}
-	o, err := shm.At[objectHead](p.r, off)
-	switch {
-	case err != nil:
-		return at, err
-	case !at.live():
-		return at, fmt.Errorf("heap: object at offset %d is free already: %w", off, shm.ErrCorrupt)
-	case o.gen.Load()&1 == 1:
-		return at, fmt.Errorf("heap: object at offset %d is live, generation %d: %w", off, o.gen.Load(), shm.ErrCorrupt)
+	if !at.live() {
+		return at, nil, fmt.Errorf("heap: object at offset %d is free already: %w", off, shm.ErrCorrupt)
 	}
-	return at, nil
+	o, err = shm.At[objectHead](p.r, off)
+	return at, o, err
 }
 
 // disown says that a header is free.

@@ -103,6 +103,9 @@ func (l *Lane) frees(at uint64) bool {
 //go:noinline
 func tooMany(n int) error { return fmt.Errorf("%d entries: %w", n, ErrLogFull) }
 
+// Left returns how many entries more the log takes without an extension: what can be done in several operations stays within that.
+func (l *Lane) Left() int { return outerEntries - entriesOf(l.word) }
+
 // Set stores v at p, and the old value again if the operation does not end with Commit. A lock guards p that the caller holds
 // until then.
 func (l *Lane) Set(p *atomic.Uint64, v uint64) error {
@@ -198,6 +201,7 @@ func (l *Lane) redo() {
 	}
 	// crash here: stored again, under the same locks
 	l.step(redone(l.word, l.free))
+	l.line.word.Load() // what the caller stores next, into what readers may have left now, comes after it: see redo's words
 }
 
 // Rollback undoes the operation, and gives back what it took.
