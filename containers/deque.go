@@ -546,6 +546,48 @@ func dropList(l *txn.Lane, s *space, o *object, at *uint64) (all bool, err error
 	return true, s.freeIn(l, &o.words[listScratch])
 }
 
+// blocksOfList finds what dropList frees, of a list in any state that a kill leaves.
+func blocksOfList(s *space, o *object, found func(what string, off uint64) error) error {
+	d, err := dequeOf(s, o)
+	if err != nil {
+		return err
+	}
+	first, last, err := d.ends()
+	if err != nil {
+		return err
+	}
+	capacity, err := d.capacity()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(found("directory", o.words[listDir].Load()&^dirLog2Mask), found("scratch", o.words[listScratch].Load())); err != nil {
+		return err
+	}
+	for c := range capacity {
+		w, err := d.chunk(c)
+		if err == nil {
+			err = found("chunk", w.Load())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	end := max(last, o.words[listLimbo].Load())
+	if d.form() == formPlain || end-first > capacity<<d.shift() {
+		return nil
+	}
+	for v := first; v < end; v++ {
+		p, err := d.committed(v, d.seq().Load())
+		if err == nil {
+			err = found("string", blockOf(loadText(p)))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // check names the first broken invariant. The lock is held, nothing is at work.
 func (d deque) check() error {
 	bad := func(format string, args ...any) error {

@@ -254,14 +254,8 @@ func (s *space) hash(name string) uint64 {
 	return hi ^ lo
 }
 
-// checkNames walks all chains.
+// checkNames walks all chains. root.mu is held, unless the region is open for reading only.
 func (s *space) checkNames() error {
-	if !s.readOnly {
-		if err := s.lockRoot(); err != nil {
-			return err
-		}
-		defer s.root.mu.Unlock()
-	}
 	for i := range s.root.buckets {
 		link := &s.root.buckets[i]
 		for n := 0; link.Load() != 0; n++ {

@@ -206,8 +206,10 @@ func (m *Manager) Trim() (bytes uint64, err error) {
 	return bytes, err
 }
 
-// Check walks the heap and the names and returns an error that names the first broken invariant. It holds
-// their locks meanwhile: other processes wait when they make or destroy objects.
+// Check walks the heap, the names and the memory of all objects, and returns an error that names the first broken invariant. It
+// holds the locks of heap and names meanwhile: other processes wait when they make or destroy objects. If no operation is
+// under way, it also finds out whether each block in use belongs to an object, the names or the layouts, and to one of them only: then no
+// memory is lost. Objects without a name are taken to be in somebody's use.
 func (m *Manager) Check() error {
 	s, err := m.space()
 	if err != nil {
@@ -217,13 +219,28 @@ func (m *Manager) Check() error {
 }
 
 func (s *space) check() error {
-	if err := s.checkNames(); err != nil {
-		return fmt.Errorf("containers: check %v: %w", s, err)
+	_, err := s.audit()
+	return err
+}
+
+// audit is check, and reports whether it could compare what is in use with what belongs to somebody.
+func (s *space) audit() (exact bool, err error) {
+	if !s.readOnly {
+		err = s.lockRoot()
+		if err == nil {
+			defer s.root.mu.Unlock()
+		}
 	}
-	if err := s.heap.Check(); err != nil {
-		return fmt.Errorf("containers: check %v: %w", s, err)
+	if err == nil {
+		err = s.checkNames()
 	}
-	return nil
+	if err == nil {
+		exact, err = s.heap.Audit(s.reach)
+	}
+	if err != nil {
+		err = fmt.Errorf("containers: check %v: %w", s, err)
+	}
+	return exact, err
 }
 
 // MarshalBinary encodes a reference to the region. A process started by package proc finds it attached.

@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"errors"
 	"fmt"
 	"structs"
 	"sync/atomic"
@@ -134,6 +135,23 @@ func (k kind) drop(l *txn.Lane, s *space, o *object, at *uint64) (all bool, err 
 		return true, dropRaw(l, s, o)
 	}
 	return true, nil
+}
+
+// blocks calls found with each block that o's words refer to, and what it is: those that drop frees. Nothing changes meanwhile.
+func (k kind) blocks(s *space, o *object, found func(what string, off uint64) error) error {
+	switch k {
+	case kindValue:
+		return found("cells", o.words[1].Load())
+	case kindArray:
+		return errors.Join(found("elements", o.words[arrayData].Load()), found("snapshot", o.words[arraySnapshot].Load()), found("scratch", o.words[arrayScratch].Load()))
+	case kindList:
+		return blocksOfList(s, o, found)
+	case kindRaw:
+		if off := o.words[0].Load(); shm.Offset(off) != s.mutexOf(o) {
+			return found("memory", off)
+		}
+	}
+	return nil
 }
 
 // dropSpare is how many entries the operation that destroys an object may log beside those of drop.

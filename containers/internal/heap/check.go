@@ -37,25 +37,35 @@ type ClassUsage struct {
 
 // Usage walks the heap. It holds all locks of the heap meanwhile; what is in magazines changes nevertheless where others are in operations.
 func (p *Heap) Usage() (Usage, error) {
-	u, _, err := p.walk(nil)
+	u, _, err := p.walk(nil, nil)
 	return u, err
 }
 
 // Check walks the heap and returns an error that names the first broken invariant and is [shm.ErrCorrupt]. It holds all locks of the
 // heap meanwhile. Others may be in operations; if some go on all the time, which block is in which magazine remains unchecked.
 func (p *Heap) Check() error {
-	_, _, err := p.walk(nil)
+	_, _, err := p.walk(nil, nil)
 	return err
+}
+
+// Audit is Check that also compares the blocks that are live, objects included, with those that can be reached. For these it calls reach
+// with all objects that are live; reach changes nothing, and is called again if something has changed meanwhile. exact reports whether a
+// look was had while no operation was under way: else nothing was compared.
+func (p *Heap) Audit(reach func(objects []shm.Offset) (map[shm.Offset]string, error)) (exact bool, err error) {
+	u, _, err := p.walk(nil, reach)
+	return u.Exact, err
 }
 
 // Each calls fn with the offset and the size of each live block, objects included, but those that operations are still to free. It is for
 // comparing them with those that can be reached.
 func (p *Heap) Each(fn func(off shm.Offset, size uint64, object bool)) error {
-	_, _, err := p.walk(fn)
+	_, _, err := p.walk(fn, nil)
 	return err
 }
 
-func (p *Heap) walk(fn func(shm.Offset, uint64, bool)) (u Usage, tries int, err error) {
+type reachFunc = func(objects []shm.Offset) (map[shm.Offset]string, error)
+
+func (p *Heap) walk(fn func(shm.Offset, uint64, bool), reach reachFunc) (u Usage, tries int, err error) {
 	if err := p.lockAll(); err != nil {
 		return u, 0, err
 	}
@@ -64,9 +74,16 @@ func (p *Heap) walk(fn func(shm.Offset, uint64, bool)) (u Usage, tries int, err 
 		w := walker{p: p}
 		before := w.words()
 		err = w.all()
+		lost := error(nil)
+		if err == nil && reach != nil && before.quiet {
+			lost = w.compare(reach)
+		}
 		if after := w.words(); before.quiet && before.sum == after.sum {
 			if err == nil {
 				err = w.exact()
+			}
+			if err == nil {
+				err = lost
 			}
 			w.u.Exact = true
 		} else if tries < 20 {
@@ -82,6 +99,35 @@ func (p *Heap) walk(fn func(shm.Offset, uint64, bool)) (u Usage, tries int, err 
 		}
 		return w.u, tries, err
 	}
+}
+
+// compare says which block is live and cannot be reached, or the other way round.
+func (w *walker) compare(reach reachFunc) error {
+	var objects []shm.Offset
+	for _, b := range w.live {
+		if b.object && !w.owed[b.off] {
+			objects = append(objects, shm.Offset(b.off))
+		}
+	}
+	reached, err := reach(objects)
+	if err != nil {
+		return err
+	}
+	for _, b := range w.live {
+		switch _, ok := reached[shm.Offset(b.off)]; {
+		case ok:
+			delete(reached, shm.Offset(b.off))
+		case w.owed[b.off]:
+		case b.object:
+			return bad("object at offset %d is in use, and destroyed: it is lost", b.off)
+		default:
+			return bad("block at offset %d, of %d bytes, is in use, and nothing refers to it: it is lost", b.off, b.size)
+		}
+	}
+	for off, what := range reached {
+		return bad("%s: the block at offset %d is free", what, off)
+	}
+	return nil
 }
 
 func (p *Heap) lockAll() error {

@@ -49,7 +49,9 @@ type Heap struct {
 	most  uint64         // pages that the region has room for at its largest
 	lanes *txn.Lanes
 
-	pressed  atomic.Uint64               // value of the region\'s pressure that this process has answered
+	slot     int                         // of this process
+	pressed  atomic.Uint64               // value of the region's pressure that this process has answered
+	respite  atomic.Int64                // until when others are not waited for, in ns since 1970
 	count    atomic.Uint64               // pages that the page table was seen to have, and the region too
 	segments [32]atomic.Pointer[segment] // the first segmentCount
 }
@@ -85,7 +87,7 @@ func open(r *shm.Region, at shm.Offset, slot int) (*Heap, error) {
 	if at%granule != 0 || h.magic != heapMagic {
 		return nil, fmt.Errorf("heap: no heap at offset %d: %w", at, shm.ErrCorrupt)
 	}
-	p := &Heap{r: r, h: h, start: unsafe.Add(unsafe.Pointer(h), -int(at)), base: base, most: most}
+	p := &Heap{r: r, h: h, start: unsafe.Add(unsafe.Pointer(h), -int(at)), base: base, most: most, slot: slot}
 	for k := range p.segments {
 		p.segments[k].Store(&noSegment)
 	}
@@ -143,6 +145,9 @@ func (p *Heap) AllocIn(l *txn.Lane, n, align uint64) (shm.Offset, error) {
 	if errors.Is(err, shm.ErrNoSpace) && p.relieve(l) == nil {
 		off, err = p.allocIn(l, n, align)
 	}
+	if errors.Is(err, shm.ErrNoSpace) && p.others() {
+		off, err = p.allocIn(l, n, align)
+	}
 	return off, err
 }
 
@@ -156,23 +161,6 @@ func (p *Heap) allocIn(l *txn.Lane, n, align uint64) (shm.Offset, error) {
 		return 0, err
 	}
 	return shm.Offset(off), p.zero(off, n)
-}
-
-// relieve gives back what this process keeps in reserve, when memory runs short for an operation in l, and asks others to do so:
-// see [Heap.Relieve].
-func (p *Heap) relieve(l *txn.Lane) error {
-	p.pressed.Store(p.r.Pressure().Add(1))
-	return errors.Join(p.Empty(l, l), p.Flush())
-}
-
-// Relieve gives back what this process keeps in reserve if another one has asked for that, because memory ran short, since the last
-// call. Whoever has a region open for long calls it from time to time; the heap does where it takes locks anyway. Some ns if nobody asked.
-func (p *Heap) Relieve() error {
-	press := p.r.Pressure().Load()
-	if p.pressed.Swap(press) == press {
-		return nil
-	}
-	return p.Flush()
 }
 
 // Free takes back the block that Alloc returned. It refuses an offset that is none, or one that is free already, with an error that

@@ -41,7 +41,11 @@ func Open(r *shm.Region, at shm.Offset) (*Heap, error) {
 		if heaps.all == nil {
 			heaps.all = map[heapKey]weak.Pointer[Heap]{}
 		}
-		heaps.all[heapKey{r.ID(), at}] = weak.Make(p)
+		w := weak.Make(p)
+		heaps.all[heapKey{r.ID(), at}] = w
+		if r.File() != nil { // else there are no others
+			go attend(r, w)
+		}
 	}
 	return p, err
 }
