@@ -146,6 +146,8 @@ func (k kind) blocks(s *space, o *object, found func(what string, off uint64) er
 		return errors.Join(found("elements", o.words[arrayData].Load()), found("snapshot", o.words[arraySnapshot].Load()), found("scratch", o.words[arrayScratch].Load()))
 	case kindList:
 		return blocksOfList(s, o, found)
+	case kindQueue:
+		return blocksOfQueue(s, o, found)
 	case kindRaw:
 		if off := o.words[0].Load(); shm.Offset(off) != s.mutexOf(o) {
 			return found("memory", off)

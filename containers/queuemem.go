@@ -626,3 +626,37 @@ func (q *queue) dropTexts(l *txn.Lane, at *uint64) (all bool, err error) {
 	}
 	return true, nil
 }
+
+// blocksOfQueue finds what dropQueue frees, of a queue in any state that a kill leaves.
+func blocksOfQueue(s *space, o *object, found func(what string, off uint64) error) error {
+	q, err := openQueue(s, o)
+	if err != nil {
+		return err
+	}
+	if err := found("body", o.words[queueBody].Load()); err != nil || q.form == formPlain {
+		return err
+	}
+	first, tail, err := q.bounds()
+	if err != nil {
+		return err
+	}
+	for v := first; v != tail; v++ {
+		if err := found("message", q.blockAt(q.slot(v))); err != nil {
+			return err
+		}
+	}
+	for i := range min(q.table(tableUsed).Load(), q.leases) {
+		p, err := q.entry(i)
+		if err != nil {
+			return err
+		}
+		state := word(p, leaseControl).Load() & leaseState
+		if state == leaseFree || state == leaseOut && word(p, leaseNumber).Load() >= first { // free, or a lease that was cut off
+			continue
+		}
+		if err := found("message on a lease", q.blockAt(plus(p, leaseSlot))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
