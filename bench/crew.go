@@ -74,10 +74,17 @@ func (c *crew) until(what string, done func() bool) error {
 
 var errEnded = errors.New("ended too early")
 
-// wait waits until all have ended and returns their errors.
+// wait waits until all have ended. When one fails the others are ended, who may wait for it, and its error is returned.
 func (c *crew) wait() (err error) {
+	ends := make(chan error)
 	for _, p := range c.ps {
-		err = errors.Join(err, p.Wait())
+		go func() { ends <- p.Wait() }()
+	}
+	for range c.ps {
+		if end := <-ends; end != nil && err == nil {
+			err = end
+			c.cancel()
+		}
 	}
 	return err
 }
