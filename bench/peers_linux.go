@@ -122,7 +122,8 @@ func readSample(text string) (*Sample, error) {
 			return nil, fmt.Errorf("bench: a peer printed %q", line)
 		}
 	}
-	if s.Ops < 1 || s.Elapsed <= 0 {
+	// In a short window on a busy machine there may be none, but not in all.
+	if max(s.Ops, s.Total) < 1 || s.Elapsed <= 0 {
 		return nil, fmt.Errorf("bench: a peer did %d operations in %v", s.Ops, s.Elapsed)
 	}
 	return s, nil

@@ -54,6 +54,9 @@ func TestWhatPeersPrintIsJudged(t *testing.T) {
 	if err != nil || s.NsPerOp() != 200 || len(s.Shares) != 2 || s.Waits[2] != 7 || s.Waits.Count() != 10 || s.CPU != 5 {
 		t.Errorf("%+v, %v", s, err)
 	}
+	if _, err := readSample("ops 0\nelapsed 1\ntotal 5\n"); err != nil {
+		t.Error("a window in which nobody came to run:", err)
+	}
 	for _, bad := range []string{"", "ops 10\n", "ops\n", "ops x\nelapsed 1\n", "ops 0\nelapsed 1\n", "what 1\n"} {
 		if _, err := readSample(bad); err == nil {
 			t.Errorf("%q was believed", bad)
