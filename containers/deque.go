@@ -159,7 +159,7 @@ func (d deque) seq() *atomic.Uint64 { return &d.o.words[listSeq] }
 func (d deque) move(w *atomic.Uint64, v uint64) {
 	s := d.seq().Load()
 	publish(d.seq(), s+listChange|listMoving)
-	w.Store(v) // commits
+	publish(w, v) // commits
 	publish(d.seq(), s+2*listChange)
 }
 

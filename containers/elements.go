@@ -3,6 +3,7 @@ package containers
 import (
 	"sync/atomic"
 
+	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -150,6 +151,7 @@ func addrAt(r *shm.Region, off, n uint64) (addr, error) {
 // publish stores v in w ahead of whatever is stored after it. The load does nothing on amd64; on arm64 it
 // keeps plain stores that follow from being seen before v.
 func publish(w *atomic.Uint64, v uint64) {
+	txn.Announce(addr(w), 8)
 	w.Store(v)
 	w.Load()
 }
