@@ -116,6 +116,16 @@ func (l *Lane) Set(p *atomic.Uint64, v uint64) error {
 	return nil
 }
 
+// Until stores v at p, and back if the operation does not end with Commit: what p was may not come again, if it counts changes for
+// readers without the lock. A lock guards p that the caller holds until then.
+func (l *Lane) Until(p *atomic.Uint64, v, back uint64) error {
+	if err := l.note(l.offset(p)|kindWord, back); err != nil {
+		return err
+	}
+	Put(p, v)
+	return nil
+}
+
 // Later stores v at p when the operation is committed, before Commit returns; so nobody sees it who could see it undone.
 // A lock guards p that the caller holds until then.
 func (l *Lane) Later(p *atomic.Uint64, v uint64) error {
