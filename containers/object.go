@@ -25,6 +25,7 @@ import (
 //	array   see array.go
 //	list    see list.go
 //	queue   see queuemem.go
+//	map     see maptable.go
 //	raw     0 offset of the memory   1 its length   2 how many containers use it as their lock
 //	any     8 offset of the entry in the directory that has the object's name, 0 none; guarded by root.mu
 //	atomic  9 the value's bits. No other kind uses that word: an Atomic is written without a lock, so a
@@ -72,6 +73,7 @@ const (
 	kindRaw                // Ref
 	kindAtomic             // Atomic
 	kindQueue              // SharedQueue
+	kindMap                // SharedMap
 )
 
 func (k kind) String() string {
@@ -92,6 +94,8 @@ func (k kind) String() string {
 		return "atomic number"
 	case kindQueue:
 		return "queue"
+	case kindMap:
+		return "map"
 	}
 	return fmt.Sprintf("object of kind %d", uint32(k))
 }
@@ -106,6 +110,8 @@ func (k kind) repair(s *space, o *object) error {
 		return repairList(s, o)
 	case kindQueue:
 		return repairQueue(s, o)
+	case kindMap:
+		return repairMap(s, o)
 	}
 	return nil // numbers and values commit with one store: there is nothing between before and after
 }
@@ -131,6 +137,8 @@ func (k kind) drop(l *txn.Lane, s *space, o *object, at *uint64) (all bool, err 
 		return dropList(l, s, o, at)
 	case kindQueue:
 		return dropQueue(l, s, o, at)
+	case kindMap:
+		return dropMap(l, s, o, at)
 	case kindRaw:
 		return true, dropRaw(l, s, o)
 	}
@@ -148,6 +156,8 @@ func (k kind) blocks(s *space, o *object, found func(what string, off uint64) er
 		return blocksOfList(s, o, found)
 	case kindQueue:
 		return blocksOfQueue(s, o, found)
+	case kindMap:
+		return blocksOfMap(s, o, found)
 	case kindRaw:
 		if off := o.words[0].Load(); shm.Offset(off) != s.mutexOf(o) {
 			return found("memory", off)
