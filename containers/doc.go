@@ -26,6 +26,7 @@
 //	number       the value's word
 //	value        the count whose lowest bit says which of two cells is current
 //	array, list  their sequence word, or the bounds; see there
+//	map          a control word of eight slots, or the operation that it takes
 //	name         the word that links its entry
 //	new object   its generation becoming odd
 //	destroyed    its generation becoming even

@@ -55,12 +55,18 @@ type pair32 struct {
 func wide32(i int) [4]int64 { return [4]int64{int64(i), int64(i) * 3, ^int64(i), int64(i) << 20} }
 
 // text returns strings of which some are short, some just not, and some long.
-func someText(i int) string { return strings.Repeat(fmt.Sprint(i, " "), i%23+1)[:i%37+1] + fmt.Sprint(i) }
+func someText(i int) string {
+	return strings.Repeat(fmt.Sprint(i, " "), i%23+1)[:i%37+1] + fmt.Sprint(i)
+}
 
 func TestMapIsLikeAGoMap(t *testing.T) {
 	bothManagers(t, func(t *testing.T, m *Manager) {
-		t.Run("int64 int64", func(t *testing.T) { likeGo(t, m, func(i int) int64 { return int64(i) }, func(i int) int64 { return -int64(i) }) })
-		t.Run("uint8 bool", func(t *testing.T) { likeGo(t, m, func(i int) uint8 { return uint8(i) }, func(i int) bool { return i&1 == 0 }) })
+		t.Run("int64 int64", func(t *testing.T) {
+			likeGo(t, m, func(i int) int64 { return int64(i) }, func(i int) int64 { return -int64(i) })
+		})
+		t.Run("uint8 bool", func(t *testing.T) {
+			likeGo(t, m, func(i int) uint8 { return uint8(i) }, func(i int) bool { return i&1 == 0 })
+		})
 		t.Run("int32 wide", func(t *testing.T) { likeGo(t, m, func(i int) int32 { return int32(i) }, wide32) })
 		t.Run("string int64", func(t *testing.T) { likeGo(t, m, someText, func(i int) int64 { return int64(i) }) })
 		t.Run("string string", func(t *testing.T) { likeGo(t, m, someText, someText) })
@@ -273,8 +279,8 @@ func TestMapRefusesTypesThatCannotBe(t *testing.T) {
 	if _, err := NewSharedMap[int64, float64](m); err != nil {
 		t.Errorf("floats as values: %v", err)
 	}
-	if _, err := NewSharedMap[[1 << 15]int64, int](m); !errors.Is(err, fs.ErrInvalid) {
-		t.Errorf("keys of 256 KiB: %v", err)
+	if _, err := NewSharedMap[[1 << 12]int64, int](m); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("keys of 32 KiB: %v", err)
 	}
 	newMap[int64, int64](t, m, Name("m"))
 	if _, err := Find[SharedMap[int64, uint64]](m, "m"); !errors.Is(err, shm.ErrTypeMismatch) {
