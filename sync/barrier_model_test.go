@@ -10,17 +10,20 @@ import (
 // steps that the barrier makes ([barrierState.passed] and its kin), with kills, limits and actions. The mutex
 // is taken to be what it is: whoever takes it from the dead makes the sums anew. A dead process is found out
 // in two steps, as in package shm: its holding is gone, and then the count of deaths has changed. Sleeps end
-// by themselves only where somebody may be killed. Resets are not in the model.
+// by themselves only where somebody may be killed. Where there are resets, who is told that it is broken comes
+// again, until nobody will reset it any more.
 //
 // What must hold: a generation goes only when all living members have arrived, and as many parties as there
 // are, but for the dead where they are dropped; it goes or is broken, never both; nobody goes after an action
-// that a death cut off; one place 0 for each pass; without kills no state in which somebody waits and nothing
+// that a death cut off; one place 0 for each pass; who has slept through a reset is told how its own generation
+// ended; a death that came before a reset breaks nothing after it; without kills no state in which somebody waits and nothing
 // can happen; and from every state everybody who lives can finish.
 
 // barrierRules are the steps a model runs: those of the barrier, or with one of them broken.
 type barrierRules struct {
 	passed     func(v barrierState, g uint32) (barrierState, bool)
 	broken     func(v, how barrierState) (barrierState, bool)
+	renewed    func(v barrierState) (barrierState, bool)
 	counted    func(r roster, alive uint32, drop bool) (roster, bool)
 	complete   func(arrived, parties uint32, claimed bool) bool
 	noWake     bool // a pass wakes nobody
@@ -31,10 +34,13 @@ type barrierRules struct {
 	keepClaim  bool // a count leaves the claim of the dead
 	deaf       bool // who sleeps does not look at the count of deaths
 	noW        bool // a sleeper does not say that it sleeps
+	noNote     bool // a reset does not note how the generation ended
+	lateNote   bool // a reset notes that when the next one has begun
+	noBury     bool // a reset does not ask who lives
 }
 
 var theBarrierRules = barrierRules{
-	passed: barrierState.passed, broken: barrierState.broken, counted: roster.counted, complete: complete,
+	passed: barrierState.passed, broken: barrierState.broken, renewed: barrierState.renewed, counted: roster.counted, complete: complete,
 }
 
 // Where a party of the model is.
@@ -63,6 +69,13 @@ const (
 	bMark
 	bAsleep
 	bGiveUp
+	bBury
+	bResetBreak
+	bNote
+	bNoted
+	bRoster
+	bRenew
+	bLateNote
 	bDone
 	bDead
 )
@@ -83,6 +96,10 @@ type barrierParty struct {
 	came   uint8
 	then   uint8 // the generation in which it has counted
 	orphan bool
+	told   bool  // has found it broken
+	reset  uint8 // 1: a reset; 2: that has counted
+	before uint8 // ghost: who was dead when the reset began
+	end    uint8 // what a reset found
 }
 
 type barrierModelState struct {
@@ -101,6 +118,10 @@ type barrierModelState struct {
 	counted [barrierProcs]bool
 	kills   uint8
 	limits  uint8
+	resets  uint8
+	broken  uint8    // generations that resets have ended
+	ends    [2]uint8 // their states
+	forgot  uint8    // ghost: the dead of before a reset
 	ended   [5]uint8 // ghost, of each generation: 1 passed, 2 broken
 	zeros   [5]uint8 // ghost
 	arrived [5]uint8 // ghost: who has, dead or alive, one bit each
@@ -108,12 +129,12 @@ type barrierModelState struct {
 }
 
 type barrierConfig struct {
-	procs, rounds, kills, limits int
-	drop, action, joined         bool
+	procs, rounds, kills, limits, resets int
+	drop, action, joined                 bool
 }
 
 func (c barrierConfig) String() string {
-	return fmt.Sprintf("procs=%d/rounds=%d/kills=%d/limits=%d/drop=%v/action=%v/joined=%v", c.procs, c.rounds, c.kills, c.limits, c.drop, c.action, c.joined)
+	return fmt.Sprintf("procs=%d/rounds=%d/kills=%d/limits=%d/resets=%d/drop=%v/action=%v/joined=%v", c.procs, c.rounds, c.kills, c.limits, c.resets, c.drop, c.action, c.joined)
 }
 
 type barrierModel struct {
@@ -124,7 +145,7 @@ type barrierModel struct {
 }
 
 func (m *barrierModel) start() (s barrierModelState) {
-	s.kills, s.limits = uint8(m.kills), uint8(m.limits)
+	s.kills, s.limits, s.resets = uint8(m.kills), uint8(m.limits), uint8(m.resets)
 	s.roster = newRoster(uint32(m.procs), 0)
 	if m.joined {
 		s.roster = newRoster(uint32(m.procs), uint32(m.procs))
@@ -158,6 +179,39 @@ func (m *barrierModel) breakUp(s *barrierModelState, how barrierState, g int) (w
 	s.ended[v.generation()] = 2
 	s.word = uint8(next)
 	return v.slept()
+}
+
+// passed is whether generation g, which is over, was passed, as the words say.
+func (s *barrierModelState) passed(g uint8) bool {
+	if v := barrierState(s.word); v.generation() == uint32(g) {
+		return false
+	}
+	for _, e := range s.ends[:s.broken] {
+		if barrierState(e).generation() == uint32(g) {
+			return false
+		}
+	}
+	return true
+}
+
+// dead are those who have been killed, one bit each.
+func (s *barrierModelState) dead() (bits uint8) {
+	for i := range s.g {
+		if s.g[i].at == bDead {
+			bits |= 1 << i
+		}
+	}
+	return bits
+}
+
+// isOver reports whether it is broken for good.
+func (s *barrierModelState) isOver() bool {
+	for i := range s.g {
+		if s.g[i].reset > 0 {
+			return false
+		}
+	}
+	return s.resets == 0 && !barrierState(s.word).open()
 }
 
 func (s *barrierModelState) wakeAll() {
@@ -216,8 +270,11 @@ func (m *barrierModel) finish(s *barrierModelState, p int, passed bool) {
 		m.violation = "one whose generation was passed is told that it is broken"
 	}
 	r := q.rounds + 1
+	if !passed && m.resets > 0 {
+		r--
+	}
 	*q = barrierParty{rounds: r}
-	if int(r) >= m.rounds || !passed {
+	if int(r) >= m.rounds || !passed && m.resets == 0 {
 		q.at = bDone
 	}
 }
@@ -235,7 +292,17 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 	}
 	switch q.at {
 	case bStart:
+		if m.resets > 0 && s.isOver() {
+			to("goes home", bDone)
+			return
+		}
 		to("comes", bLock, func(n *barrierModelState) { n.g[p].gen = uint8(v.generation()) })
+		if s.resets > 0 {
+			to("comes to reset it", bLock, func(n *barrierModelState) {
+				n.resets--
+				n.g[p].reset, n.g[p].before = 1, s.dead()
+			})
+		}
 	case bLock:
 		dirty := s.mu != 0 && s.g[s.mu-1].at == bDead && s.gone[s.mu-1]
 		if s.mu != 0 && !dirty {
@@ -270,6 +337,9 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 				switch {
 				case m.noBreak:
 				case died && !m.drop:
+					if v.open() && s.dead()&^s.forgot == 0 {
+						m.violation = "broken for the dead of before the reset"
+					}
 					wake = m.breakUp(n, barrierDied, -1)
 				case q.orphan && s.acts:
 					wake = m.breakUp(n, barrierDied, int(q.then))
@@ -302,7 +372,11 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 			}
 		})
 	case bCountWake:
-		to("wakes who may make the pass", bLocked, func(n *barrierModelState) {
+		at := uint8(bLocked)
+		if q.reset == 2 {
+			at = bNote
+		}
+		to("wakes who may make the pass", at, func(n *barrierModelState) {
 			if m.complete(uint32(q.came), s.roster.parties(), s.isClaimed(uint32(q.then))) {
 				n.wakeAll()
 			}
@@ -310,6 +384,8 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 	case bLocked:
 		g := v.generation()
 		switch {
+		case q.reset > 0:
+			to("asks who lives", bBury)
 		case q.has: // looks again
 			if g == uint32(q.gen) && v.open() && m.complete(s.muster.in(g), s.roster.parties(), s.isClaimed(g)) {
 				to("is to make the pass", bClaims)
@@ -317,7 +393,7 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 			}
 			to("has nothing to do", bUnlock)
 		case !v.open():
-			to("finds it broken", bUnlock, func(n *barrierModelState) { n.g[p].gen = uint8(g) })
+			to("finds it broken", bUnlock, func(n *barrierModelState) { n.g[p].gen, n.g[p].told = uint8(g), true })
 		case s.isClaimed(g):
 			to("finds another pass under way", bUnlock, func(n *barrierModelState) { n.g[p].gen = uint8(g) })
 		case s.members[p]:
@@ -355,6 +431,18 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 	case bUnlock:
 		at := uint8(bSleep)
 		switch {
+		case q.reset > 0:
+			to("has reset it", bStart, func(n *barrierModelState) {
+				n.mu = 0
+				n.g[p] = barrierParty{at: bStart, rounds: q.rounds}
+			})
+			return
+		case q.told:
+			n := s
+			n.mu = 0
+			m.finish(&n, p, false)
+			next(n, "goes away, told that it is broken")
+			return
 		case q.last && m.action:
 			at = bAct
 		case q.last:
@@ -367,7 +455,7 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 		w, ok := m.passed(v, uint32(q.gen))
 		if !ok {
 			n := s
-			m.finish(&n, p, v.generation() != uint32(q.gen))
+			m.finish(&n, p, s.passed(q.gen))
 			next(n, "finds it over")
 			return
 		}
@@ -390,8 +478,8 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 		switch {
 		case v.generation() != uint32(q.gen) && q.has:
 			n := s
-			m.finish(&n, p, true)
-			next(n, "goes")
+			m.finish(&n, p, s.passed(q.gen))
+			next(n, "finds it over, and goes")
 		case !v.open():
 			n := s
 			m.finish(&n, p, false)
@@ -399,8 +487,11 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 		case v.generation() != uint32(q.gen), m.stale(&s, &q):
 			to("has to look", bLock)
 		default:
-			if s.limits > 0 && q.has {
+			switch {
+			case s.limits > 0 && q.has:
 				to("gives up", bGiveUp, func(n *barrierModelState) { n.limits-- })
+			case m.resets > 0 && s.dead() != 0 && q.has: // nobody takes the place of the dead
+				to("gives up for the dead", bGiveUp)
 			}
 			w := v | barrierWaiters
 			if m.noW {
@@ -425,6 +516,57 @@ func (m *barrierModel) step(s barrierModelState, p int, next func(barrierModelSt
 			if m.breakUp(n, barrierBroken, int(q.gen)) {
 				n.wakeAll()
 			}
+		})
+	case bBury: // others find the dead, in steps of their own
+		for i := range m.procs {
+			if s.members[i] && s.g[i].at == bDead && !m.noBury {
+				return
+			}
+		}
+		to("knows who lives", bResetBreak)
+	case bResetBreak:
+		to("breaks it for the reset", bSeen, func(n *barrierModelState) {
+			n.g[p].reset = 2
+			if g := v.generation(); v.open() && s.muster.in(g) > 0 && m.breakUp(n, barrierBroken, int(g)) {
+				n.wakeAll()
+			}
+		})
+	case bNote:
+		if v.open() {
+			to("gives it all its parties", bUnlock, func(n *barrierModelState) {
+				n.roster = newRoster(uint32(m.procs), s.roster.members())
+				n.forgot |= q.before
+			})
+			return
+		}
+		to("notes how it ended", bNoted, func(n *barrierModelState) {
+			n.g[p].end = uint8(v &^ barrierWaiters)
+			if m.noNote || m.lateNote || s.broken > 0 && s.ends[s.broken-1] == n.g[p].end {
+				n.g[p].at = bRoster
+				return
+			}
+			n.ends[s.broken] = n.g[p].end
+		})
+	case bNoted:
+		to("counts the note", bRoster, func(n *barrierModelState) { n.broken++ })
+	case bRoster:
+		to("renews the roster", bRenew, func(n *barrierModelState) { n.roster = newRoster(uint32(m.procs), s.roster.members()) })
+	case bRenew:
+		at := uint8(bUnlock)
+		if m.lateNote {
+			at = bLateNote
+		}
+		to("renews it", at, func(n *barrierModelState) {
+			w, _ := m.renewed(v)
+			n.word = uint8(w)
+			n.forgot |= q.before
+			if v.slept() {
+				n.wakeAll()
+			}
+		})
+	case bLateNote:
+		to("notes how it ended", bUnlock, func(n *barrierModelState) {
+			n.ends[s.broken], n.broken = q.end, s.broken+1
 		})
 	}
 }
@@ -473,15 +615,19 @@ func (m *barrierModel) run() (int, string) {
 
 var barrierConfigs = []barrierConfig{
 	{procs: 2, rounds: 2},
-	{procs: 3, rounds: 2, action: true},
 	{procs: 2, rounds: 2, limits: 1, action: true},
-	{procs: 3, rounds: 1, limits: 2},
 	{procs: 2, rounds: 2, kills: 1, joined: true},
+	{procs: 2, rounds: 2, kills: 1, limits: 1, drop: true, joined: true},
+	{procs: 2, rounds: 2, kills: 1, action: true},
+	{procs: 2, rounds: 2, limits: 1, resets: 1},
+	{procs: 2, rounds: 1, limits: 1, resets: 2, action: true},
+	{procs: 2, rounds: 1, kills: 1, resets: 1, joined: true},
+	{procs: 2, rounds: 1, kills: 1, resets: 1, joined: true, drop: true, action: true},
+	{procs: 3, rounds: 2, action: true},
+	{procs: 3, rounds: 1, limits: 2},
 	{procs: 3, rounds: 1, kills: 2, joined: true},
 	{procs: 3, rounds: 1, kills: 2, joined: true, drop: true},
-	{procs: 2, rounds: 2, kills: 1, limits: 1, drop: true, joined: true},
 	{procs: 3, rounds: 1, kills: 1, drop: true, action: true, joined: true},
-	{procs: 2, rounds: 2, kills: 1, action: true},
 }
 
 var largeBarrierConfigs = []barrierConfig{
@@ -489,6 +635,9 @@ var largeBarrierConfigs = []barrierConfig{
 	{procs: 3, rounds: 2, kills: 1, joined: true, drop: true},
 	{procs: 3, rounds: 1, kills: 2, limits: 1, joined: true, drop: true, action: true},
 	{procs: 3, rounds: 2, kills: 1, drop: true},
+	{procs: 3, rounds: 1, limits: 1, resets: 1},
+	{procs: 3, rounds: 1, kills: 1, resets: 1, joined: true},
+	{procs: 2, rounds: 2, kills: 1, limits: 1, resets: 2, joined: true},
 }
 
 func TestModelOfTheBarrierHoldsInEveryOrderOfSteps(t *testing.T) {
@@ -513,14 +662,22 @@ func TestModelOfTheBarrierHoldsInEveryOrderOfSteps(t *testing.T) {
 func TestModelOfTheBarrierFindsInjectedBugs(t *testing.T) {
 	t.Parallel()
 	for name, inject := range map[string]func(*barrierRules){
-		"a pass wakes nobody":                                  func(r *barrierRules) { r.noWake = true },
-		"a sleeper does not say that it sleeps":                func(r *barrierRules) { r.noW = true },
-		"a death breaks nothing":                               func(r *barrierRules) { r.noBreak = true },
-		"the roster forgets the dead before it is broken":      func(r *barrierRules) { r.rosterLast = true },
-		"the count of deaths is read after the look around":    func(r *barrierRules) { r.lateSeen = true },
-		"the sum of one generation is that of the next":        func(r *barrierRules) { r.sumOfNow = true },
-		"the claim of the dead stays":                          func(r *barrierRules) { r.keepClaim = true },
-		"who sleeps does not hear of deaths, nor looks for it": func(r *barrierRules) { r.deaf = true },
+		"a pass wakes nobody":                                   func(r *barrierRules) { r.noWake = true },
+		"a sleeper does not say that it sleeps":                 func(r *barrierRules) { r.noW = true },
+		"a death breaks nothing":                                func(r *barrierRules) { r.noBreak = true },
+		"the roster forgets the dead before it is broken":       func(r *barrierRules) { r.rosterLast = true },
+		"the count of deaths is read after the look around":     func(r *barrierRules) { r.lateSeen = true },
+		"the sum of one generation is that of the next":         func(r *barrierRules) { r.sumOfNow = true },
+		"the claim of the dead stays":                           func(r *barrierRules) { r.keepClaim = true },
+		"who sleeps does not hear of deaths, nor looks for it":  func(r *barrierRules) { r.deaf = true },
+		"a reset does not note how it ended":                    func(r *barrierRules) { r.noNote = true },
+		"a reset notes how it ended when the next one is there": func(r *barrierRules) { r.lateNote = true },
+		"a reset does not ask who lives":                        func(r *barrierRules) { r.noBury = true },
+		"a reset begins no generation": func(r *barrierRules) {
+			r.renewed = func(v barrierState) (barrierState, bool) {
+				return v &^ (barrierWaiters | barrierBroken | barrierDied), !v.open()
+			}
+		},
 		"a pass does not look whether it is broken": func(r *barrierRules) {
 			r.passed = func(v barrierState, g uint32) (barrierState, bool) {
 				return v&^(barrierWaiters|barrierBroken|barrierDied) + barrierNext, v.generation() == g
