@@ -66,7 +66,6 @@ var standAsleep = proc.Define("sleep in line", func(_ context.Context, o order) 
 })
 
 func TestCondWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {
-	t.Parallel()
 	r, y := newYard(t)
 	var ps []*proc.Process
 	for i := range 10 {

@@ -101,7 +101,6 @@ func written(data []byte) int {
 // kernel writes to its memory for it. The robust list of a thread tells of the death before that: who
 // went by it would share the data with a process that still writes. Who takes the lock must not.
 func TestMutexOfAKilledProcessIsNotTakenBeforeItsLastWrite(t *testing.T) {
-	t.Parallel()
 	r, err := shm.Anonymous(shm.Size(poolData+poolSize), shm.Limit(160<<20))
 	if err != nil {
 		t.Skip("needs 128 MiB of memory: ", err)

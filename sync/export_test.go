@@ -23,20 +23,11 @@ func hasGate(key unsafe.Pointer) bool {
 	return s.by[key] != nil
 }
 
+// Parked returns how many goroutines of this process are parked behind a leader that waits for m.
+func (m *Mutex) Parked() int { return parkedBehind(m) }
+
 // Parked returns how many goroutines of this process are parked behind a leader that waits for e.
-func (e *Event) Parked() (n int) {
-	if !e.HasWaiter() {
-		return 0
-	}
-	g := enter(&e.word)
-	defer leave(&e.word, g)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for w := g.head; w != nil; w = w.next {
-		n++
-	}
-	return n
-}
+func (e *Event) Parked() int { return parkedBehind(&e.word) }
 
 // Sleeps reports whether somebody may sleep on e's word.
 func (e *Event) Sleeps() bool { return e.word.Load()&eventWaiters != 0 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/shmkit/shmkit/shm"
 	"github.com/shmkit/shmkit/shm/proc"
@@ -35,17 +36,20 @@ func loseProof(r *shm.Region) error {
 	return check(closed == 1, "%d descriptors are closed, want the one that proves life", closed)
 }
 
-// waitWithoutProof holds one lock, loses the descriptor that proves its life, and waits for another lock.
-// It says what came of that.
+// waitWithoutProof holds one lock, waits for another one, and loses the descriptor that proves its life. It says what
+// came of that.
 var waitWithoutProof = proc.Define("wait without proof", func(_ context.Context, o order) error {
 	all := openMany(o.Region)
 	all[0].Lock()
-	if err := loseProof(o.Region); err != nil {
-		return err
-	}
 	results := make(chan error)
 	for range 2 { // one competes, and one is parked
 		go func() { results <- all[1].LockContext(context.Background()) }()
+	}
+	for all[1].Parked() != 1 { // one who came when the region is closed would find a word of zeros
+		time.Sleep(time.Millisecond)
+	}
+	if err := loseProof(o.Region); err != nil {
+		return err
 	}
 	for range 2 {
 		if err := <-results; !errors.Is(err, shm.ErrClosed) {

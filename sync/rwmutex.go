@@ -54,10 +54,11 @@ var _ [64]byte = [unsafe.Sizeof(RWMutex{})]byte{}
 // [shm.OnOwnerDied] runs, with rw held by nobody else; without one, or if it returns an error, RLock
 // panics with an [*OwnerDiedError], rw not held. It panics with an error that is [shm.ErrClosed] if the
 // region is closed meanwhile, and [shm.ErrNoSpace] if the region has no room for one more lock that this
-// process reads. The
-// fast path is a count and then a look at the lock: if another goroutine closes the region between the two, RLock may
-// return as if it had the lock. What is read then is zeros, RUnlock does not find a lock to unlock, and the count keeps
-// writers of other processes out until this one ends, as a lock does that is held when the region is closed.
+// process reads.
+//
+// The fast path is a count and then a look at the lock: if another goroutine closes the region between the two, RLock
+// may return as if it had the lock. What is read then is zeros, RUnlock does not find a lock to unlock, and the count
+// keeps writers of other processes out until this one ends, as a lock does that is held when the region is closed.
 func (rw *RWMutex) RLock() {
 	if raceEnabled {
 		if !rw.comeIn() {

@@ -67,7 +67,6 @@ var sleepAtLibrary = proc.Define("sleep at a library", func(_ context.Context, p
 })
 
 func TestRWMutexWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {
-	t.Parallel()
 	r, l := newLibrary(t)
 	l.rw.Lock()
 	var ps []*proc.Process
@@ -79,7 +78,6 @@ func TestRWMutexWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {
 }
 
 func TestRWMutexWriterThatWaitsForReadersSleepsInTheKernel(t *testing.T) {
-	t.Parallel()
 	r, l := newLibrary(t)
 	l.rw.RLock()
 	wait(t, play(t, sleepAtLibrary, part{Region: r, Write: true, Times: idleTime()}))

@@ -105,6 +105,9 @@ var scuffles = map[string]func(ctx context.Context, d *depot, survives bool){
 				held = d.ping.AcquireTimeout(time.Duration(rand.IntN(2000)) * time.Microsecond)
 			}
 			cancel()
+			if held && survives {
+				d.inside.Add(1)
+			}
 			if held {
 				linger(d)
 				if rand.IntN(4) == 0 && d.ping.TryAcquire() {
@@ -113,11 +116,15 @@ var scuffles = map[string]func(ctx context.Context, d *depot, survives bool){
 					d.ping.Release(1)
 				}
 			}
-			if survives && held {
+			switch {
+			case survives && held:
+				d.inside.Add(-1)
 				d.got.Add(1)
+			case survives && d.inside.Load() == 0 && d.ping.Value() == 0 && rand.IntN(20) == 0:
+				d.ping.Release(1) // those of the dead are lost
 			}
-			if survives && d.ping.Value() == 0 && rand.IntN(20) == 0 { // those of the dead are lost
-				d.ping.Release(1)
+			if survives && d.ping.Value() > 2 { // where there are many, nobody waits
+				d.ping.TryAcquire()
 			}
 		}
 	},
@@ -162,9 +169,12 @@ var scuffles = map[string]func(ctx context.Context, d *depot, survives bool){
 
 // anyOf waits for a thing or a permit that somebody gives in a moment, and reports whether it has the thing.
 func anyOf(ctx context.Context, d *depot, thing shmsync.Waitable) bool {
-	time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { d.pong.Release(1) })
+	given := time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { d.pong.Release(1) })
 	i, err := shmsync.WaitAny(ctx, thing, &d.pong)
-	if err != nil || i != 1 {
+	if !given.Stop() && (err != nil || i != 1) {
+		d.pong.TryAcquire()
+	}
+	for d.pong.Value() > 1 { // where there are many, nobody waits
 		d.pong.TryAcquire()
 	}
 	return err == nil && i == 0

@@ -80,7 +80,6 @@ func woken(t *testing.T, result <-chan futex.Result) {
 }
 
 func TestReleaseWakesOneSleeper(t *testing.T) {
-	t.Parallel()
 	for _, f := range []uint64{flagWaiters, flagStarving, flagLocal | flagWaiters, flagLocal | flagStarving, flagInconsistent | flagWaiters} {
 		m := new(Mutex)
 		m.word.Store(token | f)
