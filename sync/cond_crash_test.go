@@ -230,6 +230,10 @@ var directed = map[string]func(t *testing.T, r *shm.Region, y *yard, plan string
 		y.cond.Signal()
 		y.mu.Poison()
 		y.mu.Unlock()
+		select { // nobody else mends the lock before it
+		case <-p.Done():
+		case <-time.After(time.Second):
+		}
 		return p
 	},
 	// The last that waits gives up while the one before, who was signalled, has not returned.

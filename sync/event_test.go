@@ -82,6 +82,7 @@ func TestEventIsSetAndClearedAcrossProcesses(t *testing.T) {
 	if err := s.event.Wait(ended); err != nil || !s.event.IsSet() {
 		t.Errorf("set by a process that has ended: %v", err)
 	}
+	wait(t, start(t, waitForEvent, r, 0, 0)) // and finds it set
 	s.event.Set()
 	s.event.Clear()
 	if s.event.IsSet() {
