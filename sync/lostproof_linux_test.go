@@ -15,8 +15,9 @@ import (
 	shmsync "github.com/shmkit/shmkit/sync"
 )
 
-// loseProof closes the descriptor that proves this process' life to those who have an anonymous region open.
-func loseProof(r *shm.Region) error {
+// loseProof closes the descriptor that proves this process' life to those who have an anonymous region open, whose own
+// descriptor is own.
+func loseProof(own int) error {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return err
@@ -26,7 +27,7 @@ func loseProof(r *shm.Region) error {
 		var fd int
 		fmt.Sscan(e.Name(), &fd)
 		to, _ := os.Readlink("/proc/self/fd/" + e.Name())
-		if strings.HasPrefix(to, "/memfd:shmkit-") && fd != int(r.File().Fd()) {
+		if strings.HasPrefix(to, "/memfd:shmkit-") && fd != own {
 			closed++
 			if err := syscall.Close(fd); err != nil {
 				return err
@@ -41,6 +42,7 @@ func loseProof(r *shm.Region) error {
 var waitWithoutProof = proc.Define("wait without proof", func(_ context.Context, o order) error {
 	all := openMany(o.Region)
 	all[0].Lock()
+	own := int(o.Region.File().Fd()) // whoever finds out closes it
 	results := make(chan error)
 	for range 2 { // one competes, and one is parked
 		go func() { results <- all[1].LockContext(context.Background()) }()
@@ -48,7 +50,7 @@ var waitWithoutProof = proc.Define("wait without proof", func(_ context.Context,
 	for all[1].Parked() != 1 { // one who came when the region is closed would find a word of zeros
 		time.Sleep(time.Millisecond)
 	}
-	if err := loseProof(o.Region); err != nil {
+	if err := loseProof(own); err != nil {
 		return err
 	}
 	for range 2 {

@@ -126,7 +126,7 @@ var closeProof = proc.Define("close proof", func(_ context.Context, o order) err
 	a := open(o.Region)
 	a.mu.Lock()
 	a.n++
-	if err := loseProof(o.Region); err != nil {
+	if err := loseProof(int(o.Region.File().Fd())); err != nil {
 		return err
 	}
 	a.done.Add(1)
