@@ -213,6 +213,65 @@ func TestRWMutexIsSharedByReadersOfManyProcesses(t *testing.T) {
 	answers(t, r, true, true)
 }
 
+// passTheLibrary writes in turn with the parent, and then looks at the lock while the parent holds it.
+var passTheLibrary = proc.Define("pass the library to and fro", func(_ context.Context, p part) error {
+	l := libraryIn(p.Region)
+	if uint64(uintptr(unsafe.Pointer(l))) == open(p.Region).addr.Load() {
+		return errors.New("mapped at the parent's address: the test shows nothing")
+	}
+	l.writeInTurn(1, p.Times)
+	l.ready.Store(1)
+	await(&l.step, 1) // the parent reads
+	err := check(l.rw.TryRLock() && !l.rw.TryLock() && !l.rw.LockTimeout(50*time.Millisecond), "the parent reads")
+	l.rw.RUnlock()
+	l.ready.Store(2)
+	await(&l.step, 2) // it writes
+	begin := time.Now()
+	err = errors.Join(err, check(!l.rw.TryRLock() && !l.rw.TryLock(), "the parent writes: a try is granted"),
+		check(!l.rw.RLockTimeout(200*time.Millisecond) && !l.rw.LockTimeout(200*time.Millisecond), "the parent writes: granted"),
+		check(time.Since(begin) >= 400*time.Millisecond, "two waits of 200 ms are over after %v", time.Since(begin)))
+	l.ready.Store(3) // it releases the lock in a moment
+	err = errors.Join(err, check(l.rw.LockTimeout(time.Minute), "refused after the release"))
+	l.rw.Unlock()
+	return err
+})
+
+// writeInTurn writes so many times, each after the other one.
+func (l *library) writeInTurn(who int64, times int) {
+	for i := 0; i < times; {
+		l.rw.Lock()
+		if l.n%2 == who {
+			l.write(func() {})
+			i++
+		}
+		l.rw.Unlock()
+		runtime.Gosched()
+	}
+}
+
+func TestRWMutexWorksBetweenProcessesThatMapItAtDifferentAddresses(t *testing.T) {
+	r, l := newLibrary(t)
+	open(r).addr.Store(uint64(uintptr(unsafe.Pointer(l))))
+	const times = 200
+	child := play(t, passTheLibrary, part{Region: r, Times: times})
+	l.writeInTurn(0, times)
+	until(t, "both have written", func() bool { return l.ready.Load() == 1 })
+	if l.n != 2*times {
+		t.Errorf("%d writes in turn, want %d", l.n, 2*times)
+	}
+	l.rw.RLock()
+	l.step.Store(1)
+	until(t, "the child has looked", func() bool { return l.ready.Load() == 2 })
+	l.rw.RUnlock()
+	l.rw.Lock()
+	l.step.Store(2)
+	until(t, "the child has looked again", func() bool { return l.ready.Load() == 3 })
+	time.Sleep(20 * time.Millisecond)
+	l.rw.Unlock()
+	wait(t, child)
+	l.check(t)
+}
+
 func TestRWMutexHeldForWritingIsRefusedToAll(t *testing.T) {
 	r, l := newLibrary(t)
 	child := play(t, keep, part{Region: r, Write: true, Times: 1, Step: 1})
