@@ -58,11 +58,9 @@ var standAsleep = proc.Define("sleep in line", func(_ context.Context, o order) 
 	defer y.mu.Unlock()
 	begin, before := time.Now(), usageOfThread()
 	woken, err := y.cond.WaitTimeout(&y.mu, time.Duration(o.Rounds)*time.Millisecond)
-	after, took := usageOfThread(), time.Since(begin)
-	y.told.Add(int64(after.processor - before.processor))
-	turns := 4 + int64(took/(100*time.Millisecond))
-	return errors.Join(err, check(!woken, "woken"),
-		check(after.sleeps-before.sleeps <= 3*turns+16, "%d sleeps in %v", after.sleeps-before.sleeps, took))
+	took, used := time.Since(begin), usageOfThread().since(before)
+	y.told.Add(int64(used.processor))
+	return errors.Join(err, check(!woken, "woken"), used.slept(took, 3*(4+int64(took/(100*time.Millisecond)))+16))
 })
 
 func TestCondWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {

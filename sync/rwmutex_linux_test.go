@@ -61,9 +61,8 @@ var sleepAtLibrary = proc.Define("sleep at a library", func(_ context.Context, p
 	if asked(rw, p.Write, time.Duration(p.Times)*time.Millisecond) {
 		return errors.New("granted while the parent holds the lock")
 	}
-	after := usageOfThread()
-	n, turns := after.sleeps-before.sleeps, 8+int64(time.Since(begin)/(100*time.Millisecond))
-	return errors.Join(check(n >= 5, "%d sleeps: it was busy all the time", n), check(n <= 2*turns+16, "%d sleeps in %v", n, time.Since(begin)))
+	took, used := time.Since(begin), usageOfThread().since(before)
+	return used.slept(took, 2*(8+int64(took/(100*time.Millisecond)))+16)
 })
 
 func TestRWMutexWaitersOfTenProcessesSleepInTheKernel(t *testing.T) {
