@@ -30,7 +30,8 @@ func newDemo() *cobra.Command {
   shmkit demo tickets dogs                             two of them
   shmkit demo squirrels --processes 8 --rounds 100000  no update is lost ...
   shmkit demo squirrels --no-lock                      ... unless the lock is taken out
-  shmkit demo --oven 50ms --runs 100                   a hundred times each`,
+  shmkit demo --oven 50ms --runs 100                   a hundred times each
+  shmkit demo wordcount                                the words of real text, by queue and map`,
 		ValidArgsFunction: func(_ *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			var names []cobra.Completion
 			for _, p := range programs() {
@@ -63,6 +64,7 @@ func newDemo() *cobra.Command {
 	for _, name := range []string{"oven", "processes", "rounds", "runs"} {
 		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
+	cmd.AddCommand(newWordcount())
 	return cmd
 }
 
