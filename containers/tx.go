@@ -67,6 +67,13 @@ type txObject interface {
 	prepare(c *txCommit) error
 }
 
+// A txReady is a txObject that sees to something before the operation of the commit, with all locks held: in operations of its own, which
+// change nothing for anybody.
+type txReady interface{ ready() error }
+
+// A txFinish is one that has somebody to wake when the transaction has happened. The locks are still held.
+type txFinish interface{ finish() }
+
 // A txCommit is the operation at the commit of a transaction.
 type txCommit struct {
 	tx    *Tx
@@ -283,6 +290,13 @@ func (tx *Tx) commit() error {
 		return fmt.Errorf("containers: Update: %w", shm.ErrClosed)
 	}
 	defer tx.s.region.Unpin()
+	for _, o := range tx.objects {
+		if r, ok := o.(txReady); ok {
+			if err := r.ready(); err != nil {
+				return fmt.Errorf("containers: Update: %w", err)
+			}
+		}
+	}
 	err := tx.s.change(func(l *txn.Lane) error {
 		c := &txCommit{tx: tx, l: l}
 		for _, o := range tx.objects {
@@ -307,6 +321,12 @@ func (tx *Tx) commit() error {
 		return fmt.Errorf("containers: Update: %w: %w", err, shm.ErrNoSpace)
 	case err != nil:
 		return fmt.Errorf("containers: Update: %w", err)
+	}
+	// crash here: those who wait end their wait at a death
+	for _, o := range tx.objects {
+		if f, ok := o.(txFinish); ok {
+			f.finish()
+		}
 	}
 	return nil
 }
