@@ -79,6 +79,8 @@ type historian struct {
 	Dies    int // in which of its first goroutine's calls, or about then; 0: never
 	Wide    Shared[broad]
 	List    SharedList[broad]
+	Map     SharedMap[int64, broad]
+	Queue   SharedQueue[broad]
 }
 
 // subjects are made from the handles.
@@ -88,6 +90,10 @@ func (h historian) subject() subject {
 		return register{h.Wide}
 	case subjectList:
 		return deck{h.List}
+	case subjectMap:
+		return dictionary{h.Map}
+	case subjectQueue:
+		return line{h.Queue}
 	case subjectTorn:
 		return tornRegister{register{h.Wide}}
 	case subjectForgetful:
@@ -99,6 +105,8 @@ func (h historian) subject() subject {
 const (
 	subjectRegister = iota
 	subjectList
+	subjectMap
+	subjectQueue
 	subjectTorn
 	subjectForgetful
 )
@@ -433,6 +441,114 @@ func (deck) next(state string, what, a, b int64) (after string, ok bool, result 
 	return stateOf(all[1:]), true, all[0]
 }
 
+// A dictionary is a map with few keys; in the model, 0 stands for no value.
+type dictionary struct{ m SharedMap[int64, broad] }
+
+const (
+	dictionaryGet = iota
+	dictionaryPut
+	dictionaryDelete
+	dictionaryGetOrPut
+	dictionaryKeys = 3
+)
+
+func (dictionary) call() (what, a, b int64) {
+	return rand.Int64N(4), rand.Int64N(dictionaryKeys), 1 + rand.Int64N(1000)
+}
+
+func (d dictionary) do(what, a, b int64) (ok bool, result int64) {
+	var v broad
+	switch what {
+	case dictionaryGet:
+		v, ok = d.m.Get(a)
+	case dictionaryPut:
+		return d.m.Put(a, broadOf(b)) == nil, 0
+	case dictionaryDelete:
+		return d.m.Delete(a), 0
+	case dictionaryGetOrPut:
+		var err error
+		if v, ok, err = d.m.GetOrPut(a, broadOf(b)); err != nil {
+			return false, -1
+		}
+	}
+	if ok || what == dictionaryGetOrPut {
+		whole := false
+		if result, whole = v.number(); !whole {
+			result = -1 // torn: no model says so
+		}
+	}
+	return ok, result
+}
+
+func (dictionary) first() string { return stateOf(make([]int64, dictionaryKeys)) }
+
+func (dictionary) next(state string, what, a, b int64) (after string, ok bool, result int64) {
+	all := elementsOf(state)
+	was := all[a]
+	switch what {
+	case dictionaryGet:
+		return state, was != 0, was
+	case dictionaryDelete:
+		all[a] = 0
+		return stateOf(all), was != 0, 0
+	case dictionaryGetOrPut:
+		if was != 0 {
+			return state, true, was
+		}
+		all[a] = b
+		return stateOf(all), false, b
+	}
+	all[a] = b
+	return stateOf(all), true, 0
+}
+
+// A line is a queue that nobody waits for.
+type line struct{ q SharedQueue[broad] }
+
+const (
+	lineGet = iota
+	linePut
+	lineLen
+	lineCapacity = 3
+)
+
+func (line) call() (what, a, b int64) { return rand.Int64N(3), 0, rand.Int64N(1000) }
+
+func (l line) do(what, _, b int64) (ok bool, result int64) {
+	switch what {
+	case lineGet:
+		v, ok, err := l.q.TryGet()
+		if err != nil {
+			return false, -1
+		}
+		if ok {
+			if result, ok = v.number(); !ok {
+				result = -1
+			}
+		}
+		return ok, result
+	case linePut:
+		ok, err := l.q.TryPut(broadOf(b))
+		return ok && err == nil, 0
+	}
+	return true, int64(l.q.Len())
+}
+
+func (line) first() string { return "" }
+
+func (line) next(state string, what, _, b int64) (after string, ok bool, result int64) {
+	all := elementsOf(state)
+	switch {
+	case what == lineLen:
+		return state, true, int64(len(all))
+	case what == linePut && len(all) == lineCapacity, what == lineGet && len(all) == 0:
+		return state, false, 0
+	case what == linePut:
+		return stateOf(append(all, b)), true, 0
+	}
+	return stateOf(all[1:]), true, all[0]
+}
+
 // A torn register is written in two steps, and a forgetful deck drops what it is given now and then: the check must find them.
 type tornRegister struct{ register }
 
@@ -463,6 +579,8 @@ func newHistorian(t *testing.T, subject int) historian {
 		Subject: subject,
 		Wide:    Must(NewShared(m, broadOf(0))),
 		List:    Must(NewSharedList[broad](m)),
+		Map:     Must(NewSharedMap[int64, broad](m)),
+		Queue:   Must(NewSharedQueue[broad](m, lineCapacity)),
 	}
 }
 
@@ -471,7 +589,7 @@ func TestHistoriesOfProcessesThatAreKilledAreLinearizable(t *testing.T) {
 	if testing.Short() || raceEnabled { // there the end of a process takes long
 		rounds = 2
 	}
-	for what, name := range map[int]string{subjectRegister: "register", subjectList: "list"} {
+	for what, name := range map[int]string{subjectRegister: "register", subjectList: "list", subjectMap: "map", subjectQueue: "queue"} {
 		t.Run(name, func(t *testing.T) {
 			calls, cut, seen := 0, 0, map[int64]int{}
 			for i := 0; i < rounds || rounds > 2 && cut == 0 && i < 20*rounds; i++ {

@@ -127,6 +127,9 @@ func choose(names, flags []string) ([]*program, error) {
 	var chosen []*program
 	for _, name := range names {
 		i := slices.IndexFunc(all, func(p *program) bool { return p.title == name })
+		if name == "wordcount" {
+			return nil, usagef("wordcount is not one of the six; run it by itself: shmkit demo wordcount")
+		}
 		if i < 0 {
 			return nil, usagef("there is no program %q; the programs are %s", name, strings.Join(programNames(), ", "))
 		}

@@ -83,7 +83,7 @@ func TestCompletionKnowsTheProgramsAndFlags(t *testing.T) {
 		typed []string
 		want  string
 	}{
-		{[]string{"demo", ""}, "bakers squirrels journalists tickets dogs birds"},
+		{[]string{"demo", ""}, "wordcount bakers squirrels journalists tickets dogs birds"},
 		{[]string{"demo", "b"}, "bakers birds"},
 		{[]string{"demo", "tickets", ""}, "bakers squirrels journalists dogs birds"},
 		{[]string{"demo", "--no"}, "--no-lock"},
