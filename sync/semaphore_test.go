@@ -431,7 +431,13 @@ func TestSemaphoreWaiterThatIsKilledHoldsNobodyUp(t *testing.T) {
 	d.sem.TryAcquire(1)
 	p := start(t, holdPermits, r, 2, 1) // wants both, is first
 	until(t, "it waits", func() bool { return d.sem.Claims() == 1 })
-	time.Sleep(2 * time.Millisecond) // it is impatient by now
+	until(t, "it is impatient, and claims what is free", func() bool {
+		free := d.sem.TryAcquire(1)
+		if free {
+			d.sem.Release(1)
+		}
+		return !free
+	})
 	got := make(chan error)
 	go func() { got <- d.sem.Acquire(context.Background(), 1) }()
 	until(t, "another one waits behind it", func() bool { return d.sem.Claims() == 2 })
