@@ -8,13 +8,15 @@ import (
 
 // A Lease is a message that a consumer has taken from a [SharedQueue] and not acknowledged yet. Exactly one call of
 // Done or Return ends it; goroutines may race for that. It ends too when its process dies: then the message is
-// delivered again, ahead of those that were never delivered.
+// delivered again, ahead of those that were never delivered. A process that only closes the region keeps its leases
+// until it ends.
 type Lease[T any] struct {
 	Value   T   // a copy
 	Attempt int // how often the message was delivered by a lease, this one counted: 1 for the first
 
 	h       SharedQueue[T]
 	entry   uint64
+	number  uint64 // of the message
 	control uint64 // of the entry, as long as the lease is good
 }
 
@@ -65,7 +67,7 @@ func (h SharedQueue[T]) takeLease() (*Lease[T], error) {
 		if err := h.read(q.slot(q.word(queueHead).Load()), &l.Value); err != nil {
 			return nil, err
 		}
-	} else if p, err := q.entry(q.table(tableReturned).Load() - 1); err != nil {
+	} else if _, p, err := q.firstReturned(); err != nil {
 		return nil, err
 	} else if err := h.read(plus(p, leaseSlot), &l.Value); err != nil {
 		return nil, err
@@ -78,7 +80,7 @@ func (h SharedQueue[T]) takeLease() (*Lease[T], error) {
 	if err != nil {
 		return nil, err
 	}
-	l.entry, l.control = i, word(p, leaseControl).Load()
+	l.entry, l.number, l.control = i, word(p, leaseNumber).Load(), word(p, leaseControl).Load()
 	l.Attempt = attemptsOf(l.control)
 	if returned == 0 && q.hasWaiters() {
 		q.wake(waitRoom, 1)
@@ -125,7 +127,7 @@ func (l *Lease[T]) lock(op string) error {
 		return err
 	}
 	p, err := l.h.q.entry(l.entry)
-	if err == nil && word(p, leaseControl).Load() != l.control {
+	if err == nil && (word(p, leaseControl).Load() != l.control || word(p, leaseNumber).Load() != l.number) { // turns come again
 		err = fmt.Errorf("the message of attempt %d was acknowledged or returned before: %w", l.Attempt, ErrLeaseEnded)
 	}
 	if err != nil {

@@ -409,10 +409,19 @@ func (q *queue) ready() (bool, error) {
 		}
 	}
 	head, tail, err := q.bounds()
-	if head != tail || err != nil {
-		return err == nil, err
+	if err != nil {
+		return false, err
 	}
 	returned, leased := q.counts()
+	if leased > 0 && (head == tail && returned == 0 || head%64 == 0) {
+		// Those who wait look for the dead. If nobody has to wait, somebody else must.
+		if q.s.region.Scan(); !q.mourned() {
+			return q.ready()
+		}
+	}
+	if head != tail {
+		return true, nil
+	}
 	if returned == 0 && leased == 0 && q.closed() {
 		return false, ErrQueueClosed
 	}
@@ -450,8 +459,7 @@ func (h SharedQueue[T]) pop(v *T) (bool, error) {
 
 // popReturned takes the first of the messages returned.
 func (h SharedQueue[T]) popReturned(v *T) error {
-	i := h.q.table(tableReturned).Load() - 1
-	p, err := h.q.entry(i)
+	i, p, err := h.q.firstReturned()
 	if err == nil {
 		err = h.read(plus(p, leaseSlot), v)
 	}
@@ -481,10 +489,13 @@ func (h SharedQueue[T]) read(p addr, v *T) error {
 func (h SharedQueue[T]) popSome(dst []T) (n int, err error) {
 	q := h.q
 	for n < len(dst) {
-		if returned, _ := q.counts(); n > 0 && returned == 0 && q.form == formPlain {
+		ok, err := q.ready()
+		if returned, _ := q.counts(); ok && err == nil && returned == 0 && q.form == formPlain {
 			break
 		}
-		ok, err := h.pop(&dst[n])
+		if ok && err == nil {
+			ok, err = h.pop(&dst[n])
+		}
 		if err != nil && n > 0 {
 			return n, nil // the next call hears of it
 		}
@@ -493,12 +504,15 @@ func (h SharedQueue[T]) popSome(dst []T) (n int, err error) {
 		}
 		n++
 	}
-	if q.form != formPlain || n == len(dst) {
+	if n == len(dst) {
 		return n, nil
 	}
 	head, tail, err := q.bounds()
 	if err != nil {
-		return n, nil
+		if n > 0 {
+			err = nil
+		}
+		return n, err
 	}
 	k := int(min(uint64(len(dst)-n), tail-head))
 	if k == 0 {

@@ -91,7 +91,7 @@ func TestQueueOperationsHappenWholeOrNotAtAll(t *testing.T) {
 		"put two":        {furnish, func(w world) error { _, err := w.q.PutN(ctx, [2]int64{5, -5}, [2]int64{6, -6}); return err }},
 		"get":            {drained, func(w world) error { _, err := w.q.Get(ctx); return err }},
 		"get returned":   {furnish, func(w world) error { _, err := w.q.Get(ctx); return err }},
-		"get two":        {drained, func(w world) error { _, err := w.q.GetN(ctx, make([][2]int64, 1)); return err }},
+		"get two":        {drained, func(w world) error { _, err := w.q.GetN(ctx, make([][2]int64, 2)); return err }},
 		"lease":          {drained, func(w world) error { _, err := w.q.Lease(ctx); return err }},
 		"lease returned": {furnish, func(w world) error { _, err := w.q.Lease(ctx); return err }},
 		"done":           {furnish, func(w world) error { return w.mine.Done() }},

@@ -58,7 +58,8 @@ import (
 // signals, under the same lock, only if somebody is counted. A death may leave a signal unsent and a count too
 // high. So those who wait end their wait at each death in the region, and the first of them to hold the lock
 // looks after the dead ([queue.bury]): it returns their leases, lets everybody look again who waits, and
-// counts from 0. Who waited when that happened knows it by the table's count of deaths, and does not take itself off the count.
+// counts from 0. Who waited when that happened knows it by the table's count of deaths, and does not take itself off the
+// count. The kernel is asked who is dead by those who wait, and now and then by those who do not ([queue.ready]).
 type queue struct {
 	s        *space
 	o        *object
@@ -131,8 +132,8 @@ func attemptsOf(control uint64) int { return int(control & attemptsMask / oneAtt
 func newQueue(s *space, o *object) (*queue, error) {
 	shape, size := o.words[queueShape].Load(), o.words[queueSize].Load()
 	q := &queue{s: s, o: o, stride: shape & (1<<40 - 1), form: slotForm(shape >> 40), capacity: size & (1<<32 - 1), leases: size >> 32}
-	if q.stride == 0 || q.stride%8 != 0 || q.stride > 1<<33 || q.form > formBytes || q.form != formPlain && q.stride != textSlot ||
-		q.capacity == 0 || q.capacity > maxQueue || q.leases == 0 || q.leases > maxQueue {
+	if q.stride == 0 || q.stride%8 != 0 || q.stride > 1<<32 || q.form > formBytes || q.form != formPlain && q.stride != textSlot ||
+		q.capacity == 0 || q.capacity > maxQueue || q.leases == 0 || q.leases > maxLeases { // so bytes does not overflow
 		return nil, fmt.Errorf("shape %#x, size %#x: %w", shape, size, shm.ErrCorrupt)
 	}
 	q.mask = 1<<bits.Len64(q.capacity-1) - 1
@@ -241,6 +242,9 @@ func (q *queue) idle() (i uint64, ok bool, err error) {
 		if err != nil {
 			return 0, false, err
 		}
+		if c := word(p, leaseControl).Load(); c&leaseState != leaseFree {
+			return 0, false, fmt.Errorf("entry %d is in state %#x, and in the list of those free: %w", first-1, c, shm.ErrCorrupt)
+		}
 		txn.Put(q.table(tableFree), word(p, leaseNext).Load())
 		return first - 1, true, nil
 	}
@@ -258,20 +262,28 @@ func (q *queue) full() bool {
 	return returned+leased >= q.leases
 }
 
+// firstReturned returns the entry of the first of the messages returned, of which there are some.
+func (q *queue) firstReturned() (i uint64, p addr, err error) {
+	i = q.table(tableReturned).Load() - 1
+	if p, err = q.entry(i); err != nil {
+		return 0, nil, err
+	}
+	if c := word(p, leaseControl).Load(); c&leaseState != leaseReturned {
+		return 0, nil, fmt.Errorf("entry %d is in state %#x, and in the list of those returned: %w", i, c, shm.ErrCorrupt)
+	}
+	return i, p, nil
+}
+
 // lease moves the first message into an entry, for this process; the messages returned come first. It
 // returns false if there is no message, or no entry.
 func (q *queue) lease() (i uint64, ok bool, err error) {
 	returned, leased := q.counts()
 	if returned > 0 {
-		i = q.table(tableReturned).Load() - 1
-		p, err := q.entry(i)
+		i, p, err := q.firstReturned()
 		if err != nil {
 			return 0, false, err
 		}
 		c := word(p, leaseControl).Load()
-		if c&leaseState != leaseReturned {
-			return 0, false, fmt.Errorf("entry %d is in state %#x, and in the list of those returned: %w", i, c, shm.ErrCorrupt)
-		}
 		if c&attemptsMask != attemptsMask {
 			c += oneAttempt
 		}

@@ -327,7 +327,7 @@ func (p *place) lead(g *gate, l *limit) (goOn bool, err error) {
 			return false, closedError(l.what, k.region)
 		case l.over() != nil:
 			return false, nil
-		case deaths != known:
+		case deaths != known, l.died(k.region): // the crowd may know of a death that this one was to hear of
 			return true, nil
 		case !yielded && othersRunnable():
 			// The signaller may stand in the queue of this very processor; and a sleep would keep waiting who does.
