@@ -2,7 +2,6 @@ package containers
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -122,25 +121,6 @@ func furnish(m *Manager) error {
 	gone, err := NewShared(m, [40]int64{39: 1}, Name("gone"))
 	check(err)
 	check(gone.Destroy())
-	q, err := NewSharedQueue[goldenPlace](m, 3, Name("queue"))
-	check(err)
-	letters, err := NewSharedQueue[string](m, 2, Name("letters"))
-	check(err)
-	ctx := context.Background()
-	for i := range int32(3) { // one acknowledged, one on lease, one returned
-		check(q.Put(ctx, goldenPlace{Count: [3]int32{i, i, i}}))
-		l, err := q.Lease(ctx)
-		check(err)
-		if i != 1 {
-			check(l.Return())
-		}
-	}
-	_, err = q.Get(ctx)
-	check(err)
-	check(q.Put(ctx, goldenPlace{Rate: 0.25, On: true}))
-	check(letters.Put(ctx, "letter"))
-	check(letters.Put(ctx, "a letter of more than fifteen bytes"))
-	check(letters.Close())
 	return errors.Join(errs...)
 }
 
@@ -155,9 +135,7 @@ func read(m *Manager) (string, error) {
 	list, err7 := Find[SharedList[int64]](m, "list")
 	texts, err8 := Find[SharedList[string]](m, "Bäckerei")
 	place, err9 := Find[Ref[goldenPlace]](m, "place")
-	queue, err10 := Find[SharedQueue[goldenPlace]](m, "queue")
-	letters, err11 := Find[SharedQueue[string]](m, "letters")
-	if err := errors.Join(err10, err11, err1, err2, err3, err4, err5, err6, err7, err8, err9); err != nil {
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9); err != nil {
 		return "", err
 	}
 	var s strings.Builder
@@ -177,31 +155,11 @@ func read(m *Manager) (string, error) {
 		fmt.Fprintf(&s, "%d: %q, ", i, v)
 	}
 	fmt.Fprintln(&s, *place.Ptr())
-	fmt.Fprintln(&s, queue.Len(), queue.Unfinished(), queue.Cap(), queue.Closed(), letters.Len(), letters.Unfinished(), letters.Cap(), letters.Closed())
-	for i := range queue.q.table(tableUsed).Load() {
-		p, err := queue.q.entry(i)
-		if err != nil {
-			return "", err
-		}
-		c := word(p, leaseControl).Load()
-		fmt.Fprintf(&s, "%d in state %d, attempt %d: %v, ", word(p, leaseNumber).Load(), c&leaseState, attemptsOf(c), *as[goldenPlace](plus(p, leaseSlot)))
-	}
-	fmt.Fprint(&s, *as[goldenPlace](queue.q.slot(queue.q.word(queueHead).Load())))
-	for v := range uint64(2) {
-		b, err := letters.q.textAt(letters.q.slot(v))
-		if err != nil {
-			return "", err
-		}
-		fmt.Fprintf(&s, ", %q", b)
-	}
-	fmt.Fprintln(&s)
 	return s.String(), nil
 }
 
 const goldenText = `-4 1099511627776 false {[4 5 6] -2.5 true}
 0: 1, 1: -2, 2: 33, 0: {[0 0 0] 11 false}, 1: {[0 0 0] 2 true}, 0: 0, 1: 1, 2: 4, 3: 9, 0: "", 1: "short", 2: "long, which is to say of more than fifteen bytes", {[7 8 9] 0 false}
-2 3 3 false 2 2 2 true
-0 in state 0, attempt 0: {[0 0 0] 0 false}, 1 in state 1, attempt 1: {[1 1 1] 0 false}, 2 in state 2, attempt 1: {[2 2 2] 0 false}, {[0 0 0] 0.25 true}, "letter", "a letter of more than fifteen bytes"
 `
 
 // openGolden opens a Manager on a file with these bytes.

@@ -66,6 +66,9 @@ func testDamagedQueue[T any](t *testing.T, of func(n int) T) {
 		func(uint64) uint64 { return 1<<63 | 5 },
 		func(uint64) uint64 { return outOfLine<<56 | 1<<20 },
 	}
+	if testing.Short() {
+		values = values[3:8]
+	}
 	damaged := 0
 	for at := 0; ; at++ {
 		for i, value := range values {
@@ -185,5 +188,26 @@ func TestLeaseDoesNotComeAgainWithTheTurnsOfItsEntry(t *testing.T) {
 	}
 	if err := l.Done(); err != nil {
 		t.Error(err)
+	}
+}
+
+// An entry that is said to be free, and is not, keeps its message.
+func TestLeaseTakesNoEntryThatIsInUse(t *testing.T) {
+	q := queueForTest[int64](t, newHeapManager(t), 4)
+	ctx := deadline(t)
+	Must(q.PutN(ctx, 1, 2))
+	l := Must(q.Lease(ctx))
+	q.q.table(tableFree).Store(l.entry + 1)
+	if _, ok, err := q.TryLease(); ok || !errors.Is(err, shm.ErrCorrupt) {
+		t.Errorf("lease in an entry in use: %v, %v", ok, err)
+	}
+	q.q.table(tableFree).Store(0)
+	if err := l.Return(); err != nil {
+		t.Error(err)
+	}
+	for want := range int64(2) {
+		if v, ok, err := q.TryGet(); v != want+1 || !ok || err != nil {
+			t.Errorf("got %d, %v, %v", v, ok, err)
+		}
 	}
 }

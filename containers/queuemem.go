@@ -132,7 +132,7 @@ func attemptsOf(control uint64) int { return int(control & attemptsMask / oneAtt
 func newQueue(s *space, o *object) (*queue, error) {
 	shape, size := o.words[queueShape].Load(), o.words[queueSize].Load()
 	q := &queue{s: s, o: o, stride: shape & (1<<40 - 1), form: slotForm(shape >> 40), capacity: size & (1<<32 - 1), leases: size >> 32}
-	if q.stride == 0 || q.stride%8 != 0 || q.stride > 1<<32 || q.form > formBytes || q.form != formPlain && q.stride != textSlot ||
+	if q.stride == 0 || q.stride%8 != 0 || q.stride > 1<<32 || shape>>40 > uint64(formBytes) || q.form != formPlain && q.stride != textSlot ||
 		q.capacity == 0 || q.capacity > maxQueue || q.leases == 0 || q.leases > maxLeases { // so bytes does not overflow
 		return nil, fmt.Errorf("shape %#x, size %#x: %w", shape, size, shm.ErrCorrupt)
 	}
@@ -302,6 +302,7 @@ func (q *queue) lease() (i uint64, ok bool, err error) {
 	}
 	q.open()
 	if i, ok, err = q.idle(); err != nil || !ok {
+		q.settle(returned, leased)
 		return 0, false, errors.Join(err, fmt.Errorf("%d entries are in use, and none is free: %w", returned+leased, shm.ErrCorrupt))
 	}
 	p, err := q.entry(i)
