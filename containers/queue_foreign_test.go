@@ -88,10 +88,10 @@ func testDamagedQueue[T any](t *testing.T, of func(n int) T) {
 				t.Fatal(err)
 			}
 			var words []*atomic.Uint64
-			for k := queueHead; k <= queueDeaths; k++ {
+			for k := queueHead; k <= queueWaiting; k++ {
 				words = append(words, q.q.word(k))
 			}
-			words = append(words, q.q.table(tableFree), q.q.table(tableUsed), q.q.table(tableReturned))
+			words = append(words, q.q.table(tableFree), q.q.table(tableUsed), q.q.table(tableReturned), q.q.table(tableDeaths))
 			for e := range uint64(4) {
 				p := Must(q.q.entry(e))
 				for k := range leaseHead {
