@@ -100,15 +100,43 @@ func plainLayout(t reflect.Type) (*shm.Layout, error) {
 	return l, nil
 }
 
-// basicTypes are the types of the values that say themselves what they are.
-var basicTypes = map[byte]reflect.Type{
-	byte(reflect.Bool): reflect.TypeFor[bool](),
-	byte(reflect.Int):  reflect.TypeFor[int](), byte(reflect.Int8): reflect.TypeFor[int8](), byte(reflect.Int16): reflect.TypeFor[int16](),
-	byte(reflect.Int32): reflect.TypeFor[int32](), byte(reflect.Int64): reflect.TypeFor[int64](),
-	byte(reflect.Uint): reflect.TypeFor[uint](), byte(reflect.Uint8): reflect.TypeFor[uint8](), byte(reflect.Uint16): reflect.TypeFor[uint16](),
-	byte(reflect.Uint32): reflect.TypeFor[uint32](), byte(reflect.Uint64): reflect.TypeFor[uint64](), byte(reflect.Uintptr): reflect.TypeFor[uintptr](),
-	byte(reflect.Float32): reflect.TypeFor[float32](), byte(reflect.Float64): reflect.TypeFor[float64](),
-	itemString: reflect.TypeFor[string](), itemBytes: reflect.TypeFor[[]byte](),
+// basicType returns the type of the values that say themselves what they are, nil for others.
+func basicType(kind byte) reflect.Type {
+	switch reflect.Kind(kind) {
+	case reflect.Bool:
+		return reflect.TypeFor[bool]()
+	case reflect.Int:
+		return reflect.TypeFor[int]()
+	case reflect.Int8:
+		return reflect.TypeFor[int8]()
+	case reflect.Int16:
+		return reflect.TypeFor[int16]()
+	case reflect.Int32:
+		return reflect.TypeFor[int32]()
+	case reflect.Int64:
+		return reflect.TypeFor[int64]()
+	case reflect.Uint:
+		return reflect.TypeFor[uint]()
+	case reflect.Uint8:
+		return reflect.TypeFor[uint8]()
+	case reflect.Uint16:
+		return reflect.TypeFor[uint16]()
+	case reflect.Uint32:
+		return reflect.TypeFor[uint32]()
+	case reflect.Uint64:
+		return reflect.TypeFor[uint64]()
+	case reflect.Uintptr:
+		return reflect.TypeFor[uintptr]()
+	case reflect.Float32:
+		return reflect.TypeFor[float32]()
+	case reflect.Float64:
+		return reflect.TypeFor[float64]()
+	case reflect.String:
+		return reflect.TypeFor[string]()
+	case reflect.Slice:
+		return reflect.TypeFor[[]byte]()
+	}
+	return nil
 }
 
 // Value returns what the Item is: nil, or a value of a basic type, or a []byte, which is a copy. It returns a [*shm.TypeError] for
@@ -123,7 +151,7 @@ func (it Item) Value() (any, error) {
 	if it[0] == itemPlain {
 		return nil, fmt.Errorf("containers: %w", &shm.TypeError{Path: "Item", Got: "asked for without a type", Want: "it is plain data; say which with ItemAs", Err: shm.ErrTypeMismatch})
 	}
-	t := basicTypes[it[0]]
+	t := basicType(it[0])
 	if t == nil {
 		return nil, fmt.Errorf("containers: an Item of kind %d: %w", it[0], shm.ErrCorrupt)
 	}
@@ -142,9 +170,9 @@ func ItemAs[T any](it Item) (v T, err error) {
 	switch kind := byte(t.Kind()); {
 	case len(it) == 0:
 		return v, fmt.Errorf("containers: an Item of no bytes: %w", shm.ErrCorrupt)
-	case it[0] == kind && basicTypes[kind] != nil && (kind != itemBytes || t.Elem().Kind() == reflect.Uint8):
+	case it[0] == kind && basicType(kind) != nil && (kind != itemBytes || t.Elem().Kind() == reflect.Uint8):
 		return v, it.decode(r)
-	case it[0] != itemPlain || basicTypes[kind] != nil:
+	case it[0] != itemPlain || basicType(kind) != nil:
 		return v, it.mismatch(t)
 	}
 	layout, err := plainLayout(t)
@@ -164,7 +192,7 @@ func ItemAs[T any](it Item) (v T, err error) {
 
 func (it Item) mismatch(t reflect.Type) error {
 	what := "plain data of another layout"
-	switch stored := basicTypes[it[0]]; {
+	switch stored := basicType(it[0]); {
 	case it[0] == itemNothing:
 		what = "nothing"
 	case stored != nil:

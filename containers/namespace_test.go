@@ -12,7 +12,7 @@ import (
 	"github.com/shmkit/shmkit/shm/proc"
 )
 
-var increment = proc.Define("containers: increment x, and set y", func(ctx context.Context, n Namespace) error {
+var incrementAttribute = proc.Define("containers: increment x, and set y", func(ctx context.Context, n Namespace) error {
 	if y, err := Attribute[string](n, "y"); err != nil || y != "old" && y != "new" {
 		return fmt.Errorf("y is %q, %v", y, err)
 	}
@@ -38,7 +38,7 @@ func TestNamespaceIsSharedByProcesses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := increment.Run(deadline(t), n, n); err != nil {
+	if err := incrementAttribute.Run(deadline(t), n, n); err != nil {
 		t.Fatal(err)
 	}
 	if x, err := n.Get("x"); err != nil || x != 107 {

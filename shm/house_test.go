@@ -42,7 +42,7 @@ var outside = map[string][]string{
 	"shm":        {"github.com/edsrzf/mmap-go", "golang.org/x/sys"},
 	"sync":       {"golang.org/x/sys"},
 	"containers": {},
-	"bench":      {"golang.org/x/sys"},
+	"bench":      {"golang.org/x/sys", "gonum.org/v1/plot"},
 	"cmd":        {"github.com/spf13/cobra", "golang.org/x/sys"},
 }
 
