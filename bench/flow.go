@@ -75,6 +75,12 @@ func flowIn[T message](ctx context.Context, f flower[T]) error {
 		return err
 	}
 	channel := make(chan T, flowCapacity)
+	var putting atomic.Int64 // into the channel: the race detector does not see the count in the region
+	for _, party := range f.Parties {
+		if party < f.Case.Procs {
+			putting.Add(1)
+		}
+	}
 	errs := make([]error, len(f.Parties))
 	var wg sync.WaitGroup
 	before := used()
@@ -83,7 +89,7 @@ func flowIn[T message](ctx context.Context, f flower[T]) error {
 			bed.pass(2 * f.Case.Procs)
 			switch {
 			case party < f.Case.Procs:
-				errs[i] = put(ctx, bed, f, channel, party)
+				errs[i] = put(ctx, bed, f, channel, &putting, party)
 			default:
 				errs[i] = get(ctx, bed, f, channel, party)
 			}
@@ -96,7 +102,7 @@ func flowIn[T message](ctx context.Context, f flower[T]) error {
 	return errors.Join(errs...)
 }
 
-func put[T message](ctx context.Context, bed *flowBed, f flower[T], channel chan T, party int) error {
+func put[T message](ctx context.Context, bed *flowBed, f flower[T], channel chan T, putting *atomic.Int64, party int) error {
 	l, batch := &bed.lanes[party], make([]T, f.Case.Batch)
 	sum, count := uint64(0), int64(0)
 	for !bed.stop.Load() {
@@ -123,11 +129,13 @@ func put[T message](ctx context.Context, bed *flowBed, f flower[T], channel chan
 		l.count.Store(count)
 	}
 	l.sum = sum
-	if bed.putting.Add(-1) > 0 {
+	if f.Case.By == ByChannel {
+		if putting.Add(-1) == 0 {
+			close(channel)
+		}
 		return nil
 	}
-	if f.Case.By == ByChannel {
-		close(channel)
+	if bed.putting.Add(-1) > 0 {
 		return nil
 	}
 	return f.Queue.Close()
