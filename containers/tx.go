@@ -103,7 +103,7 @@ func (c *txCommit) last(w *atomic.Uint64, v uint64) { c.after = append(c.after, 
 // open for reading, [fs.ErrInvalid] for an object of another region, [shmsync.ErrInconsistent] with a caller's lock, and what ctx
 // says if it ends while a lock is waited for. If memory runs out, or more than 65,000 words change at once, the error is [shm.ErrNoSpace], and nothing has changed.
 //
-// The cost is some 10 ns for each lock, and for each word that changes.
+// It costs each object's lock, an operation of the storage, and an entry of its log for each word that changes; what changes is kept in the program's memory until the end.
 func (m *Manager) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	s, err := m.space()
 	if err != nil {
