@@ -32,7 +32,9 @@
 //	destroyed    its generation becoming even
 //
 // Where several words and blocks change together, they do so in one operation of the storage, whose commit is one store
-// too, and which a survivor finishes or undoes: a new object with its memory and its name, for instance.
+// too, and which a survivor finishes or undoes: a new object with its memory and its name, for instance. If the process
+// dies just behind the commit, those who read without the lock may see what was before until a survivor has finished it: at the latest when somebody takes
+// the lock.
 //
 // No memory is lost either: blocks are taken and freed in the operation that also says who has them. An object that was
 // made without a name, and whose maker died before it told anybody, is live like any other; its header names the

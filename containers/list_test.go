@@ -548,13 +548,24 @@ var workForEver = proc.Define("work on a list for ever", func(_ context.Context,
 	}
 })
 
+// A killed state is what a list is after its writer was killed.
+type killedState struct {
+	*testing.T
+	listWork
+	done uint64
+}
+
+// settled returns when what the dead one has committed is there for all to see: until somebody takes the lock, readers may see
+// what was before.
+func (s killedState) settled() {
+	s.Texts.Lock()
+	s.Texts.Unlock()
+}
+
 func TestListAfterKills(t *testing.T) {
-	type state struct {
-		*testing.T
-		listWork
-		done uint64
-	}
+	type state = killedState
 	equal := func(s state, got string, n uint64) {
+		s.Helper()
 		if got != textOf(n) {
 			s.Errorf("%q, want %q", got, textOf(n))
 		}
@@ -575,6 +586,7 @@ func TestListAfterKills(t *testing.T) {
 			for i, v := range s.Texts.All() {
 				equal(s, v, uint64(i/3)+1)
 			}
+			s.settled()
 			if n := uint64(s.Texts.Len()); n != 3*s.done && n != 3*s.done+3 {
 				s.Errorf("%d elements, %d were known to be appended: a part of AppendN", n, 3*s.done)
 			}
@@ -603,6 +615,7 @@ func TestListAfterKills(t *testing.T) {
 			for i, v := range s.Texts.All() {
 				equal(s, v, first+uint64(i))
 			}
+			s.settled()
 			last := first + uint64(s.Texts.Len()) - 1
 			if last != s.done && last != s.done+1 {
 				s.Errorf("last is %d, %d was known to be there", last, s.done)
