@@ -147,12 +147,16 @@ func (s *CountingSemaphore) wait(l limit) error {
 	if err != nil {
 		return err
 	}
-	wake := false
+	taken, wake := false, false
 	w := watch{word: &s.word, limit: l, over: func(uint32) (got bool, err error) {
 		got, wake, err = s.take(region, true, l.what)
+		taken = got
 		return got, err
 	}}
-	if err = w.wait(); err == nil {
+	if err = w.wait(); taken {
+		err = nil // also if the region was closed since then
+	}
+	if err == nil {
 		if wake {
 			futex.Wake(plain(&s.word), 1)
 		}
