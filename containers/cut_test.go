@@ -44,7 +44,7 @@ func TestCallsHappenWholeOrNotAtAllAndLoseNothing(t *testing.T) {
 		lock  SharedInt
 	}
 	furnish := func() world {
-		m := newHeapManager(t)
+		m := briefManager(t)
 		w := world{m: m, texts: Must(NewSharedList[string](m, Name("texts"))), plain: Must(NewSharedList[int64](m)), wide: Must(NewSharedList[quad](m)),
 			array: Must(NewSharedArray[quad](m, 3)), lock: Must(NewSharedInt(m, 0, Name("number")))}
 		for i := range 3 {
@@ -99,6 +99,7 @@ func TestCallsHappenWholeOrNotAtAllAndLoseNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			after := describe(w)
+			w.m.Close()
 			was := before
 			step := 1
 			for k := 0; ; k += step {
@@ -133,6 +134,9 @@ func TestCallsHappenWholeOrNotAtAllAndLoseNothing(t *testing.T) {
 					t.Fatalf("cut off at store %d it is\n%s, before it was\n%s", k, got, was)
 				}
 				nothingLost(t, w.m)
+				if err := w.m.Close(); err != nil {
+					t.Fatal(err)
+				}
 				if !cut {
 					break
 				}

@@ -38,6 +38,21 @@ func newHeapManager(tb testing.TB, opts ...shm.Option) *Manager {
 	return manageForTest(tb, r)
 }
 
+// briefManager makes a Manager on a small region of Go memory, for a test that needs many, one after the other, and closes each itself: else all
+// of them would be there until the test ends.
+func briefManager(tb testing.TB) *Manager {
+	tb.Helper()
+	r, err := shm.Heap(shm.Limit(1 << 20))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m, err := NewManager(r)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return m
+}
+
 func manageForTest(tb testing.TB, r *shm.Region) *Manager {
 	tb.Helper()
 	m, err := NewManager(r)

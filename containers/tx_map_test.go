@@ -100,7 +100,7 @@ func TestMapAndLeasesOfATransactionChangeTogether(t *testing.T) {
 		leases []*Lease[string]
 	}
 	furnish := func() world {
-		m := newHeapManager(t)
+		m := briefManager(t)
 		w := world{m: m, counts: Must(NewSharedMap[string, string](m)), wide: Must(NewSharedMap[int64, [4]int64](m)), queue: Must(NewSharedQueue[string](m, 4))}
 		for i := range 12 {
 			if err := w.counts.Put(long(i), long(-i)); err != nil {
@@ -154,6 +154,7 @@ func TestMapAndLeasesOfATransactionChangeTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := sorted(w)
+	w.m.Close()
 	if before == after {
 		t.Fatal("the transaction does nothing")
 	}
@@ -184,6 +185,9 @@ func TestMapAndLeasesOfATransactionChangeTogether(t *testing.T) {
 			t.Fatalf("cut off at store %d: %v", k, err)
 		}
 		nothingLost(t, w.m)
+		if err := w.m.Close(); err != nil {
+			t.Fatal(err)
+		}
 		if !cut {
 			break
 		}
