@@ -286,7 +286,7 @@ func TestKillAtEveryStoreOfACommit(t *testing.T) {
 	}
 	seen := map[int64]int{}
 	for k := 0; ; k++ {
-		m := newManager(t)
+		m := newManager(t, shm.Limit(4<<20)) // all of them are there until the test ends, on 32 bits too
 		s := newSeveral(m)
 		s.Kill = k
 		err := diesInCommit.Run(deadline(t), s)
