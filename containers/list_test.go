@@ -610,12 +610,16 @@ func TestListAfterKills(t *testing.T) {
 			s.Texts.Set(0, textOf(s.done+1))
 		},
 		"queue": func(s state) {
-			var first uint64
-			fmt.Sscanf(s.Texts.At(0)[:20], "%d", &first)
-			for i, v := range s.Texts.All() {
-				equal(s, v, first+uint64(i))
+			var first, k uint64
+			for _, v := range s.Texts.All() {
+				if k == 0 {
+					fmt.Sscanf(v[:20], "%d", &first)
+				}
+				equal(s, v, first+k)
+				k++
 			}
 			s.settled()
+			fmt.Sscanf(s.Texts.At(0)[:20], "%d", &first) // that may be the next one now
 			last := first + uint64(s.Texts.Len()) - 1
 			if last != s.done && last != s.done+1 {
 				s.Errorf("last is %d, %d was known to be there", last, s.done)
