@@ -88,18 +88,6 @@ func appendBits(it Item, bits uint64, size uintptr) Item {
 	return it
 }
 
-// plainLayout is layoutOf for a type known when the program runs.
-func plainLayout(t reflect.Type) (*shm.Layout, error) {
-	l, err := shm.LayoutOf(t)
-	if err == nil && l.HasLock {
-		err = &shm.TypeError{Path: t.String(), Got: "a type with a lock or an atomic in it, which must not be copied", Want: "keep it in place in a Ref (containers.New) and store a Link", Err: shm.ErrNotPlain}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("containers: %w", err)
-	}
-	return l, nil
-}
-
 // basicType returns the type of the values that say themselves what they are, nil for others.
 func basicType(kind byte) reflect.Type {
 	switch reflect.Kind(kind) {

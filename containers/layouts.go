@@ -29,7 +29,11 @@ const (
 // layoutOf returns the layout of T, which must be plain data without locks and atomics: the containers that
 // copy their T use it.
 func layoutOf[T any]() (*shm.Layout, error) {
-	t := reflect.TypeFor[T]()
+	return plainLayout(reflect.TypeFor[T]())
+}
+
+// plainLayout is layoutOf for a type known when the program runs.
+func plainLayout(t reflect.Type) (*shm.Layout, error) {
 	l, err := shm.LayoutOf(t)
 	if err != nil {
 		return nil, fmt.Errorf("containers: %w", err)

@@ -50,7 +50,7 @@ import (
 //	moved to another group     |
 //	segment replaced           | operation: new segments, directory words or directory, epoch; the old ones freed
 //	cleared                    | operation: directory to limbo, number, epoch
-//	                           | operations: the blocks of one group freed, or one segment, each; repair goes on
+//	                           | operations: the blocks of some groups freed, or one segment, each; repair goes on
 //
 // Extendible hashing is Fagin's and others' (1979); control words and tags are those of Swiss tables, as in Go's own map.
 type table struct {
@@ -449,8 +449,11 @@ func (t table) drain() error {
 	next := &t.o.words[mapLimboNext]
 	for i := next.Load(); i < 1<<(limbo&dirLog2Mask); i = next.Load() {
 		g, err := t.segmentInLimbo(limbo, i)
-		if err == nil {
-			err = t.freeTexts(g)
+		for all := false; !all && err == nil; {
+			err = t.s.change(func(l *txn.Lane) (err error) {
+				all, err = t.dropTexts(l, g)
+				return err
+			})
 		}
 		if err == nil {
 			err = t.s.change(func(l *txn.Lane) error {
@@ -464,33 +467,6 @@ func (t table) drain() error {
 	return t.s.change(func(l *txn.Lane) error {
 		return first(l.Set(&t.o.words[mapLimbo], 0), l.Set(next, 0), t.freeIn(l, limbo&^dirLog2Mask))
 	})
-}
-
-// freeTexts frees the blocks that the slots of a segment in limbo refer to.
-func (t table) freeTexts(g segment) error {
-	if t.keyForm() == formPlain && t.valueForm() == formPlain {
-		return nil
-	}
-	for group := range g.groups() {
-		w := g.control(group)
-		ctl := w.Load()
-		if used(ctl) == 0 {
-			continue
-		}
-		err := t.s.change(func(l *txn.Lane) error {
-			for m := ctl & ctlHigh; m != 0; m &= m - 1 {
-				p := g.slot(group*groupSlots + uint64(bits.TrailingZeros64(m))>>3)
-				if err := first(t.freeIn(l, blockOf(t.keyText(p))), t.freeIn(l, blockOf(t.valueText(p)))); err != nil {
-					return err
-				}
-			}
-			return l.Set(w, 0)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // repairMap brings a map to its committed state, whatever its types.
