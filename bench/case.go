@@ -59,7 +59,7 @@ var registered []func() []Case
 var sections = []string{
 	"uncontended", "contended", "second", "goroutines", "mixed", "handoff", "sleeper", "rw", "permits", "lending",
 	"pingpong", "cond", "barrier", "kill", "crowd", "syscalls",
-	"append", "read", "iterate", "value", "map", "queue", "alloc", "copy", "attach", "start", "create",
+	"append", "read", "iterate", "value", "map", "replace", "queue", "copy", "attach", "start", "create",
 }
 
 // Register adds cases. Call it to initialise a package variable of a file that has some:

@@ -20,10 +20,10 @@
 //
 //	var _ = Register(func() []Case {
 //		return []Case{{
-//			Name: "alloc/size=64", Asks: "Alloc and Free of 64 bytes", Quick: true,
+//			Name: "append/of=int64", Asks: "Append to a list", Quick: true,
 //			Subjects: []Subject{
 //				{By: Shmkit, Role: Ours, Run: alone(open)},
-//				{By: "make", Role: Peer, Run: …},
+//				{By: "slice+sync.Mutex", Role: Peer, Run: …},
 //			},
 //		}}
 //	})
@@ -41,10 +41,19 @@
 //	Handoffs    two parties that pass locks forth and back, waiting each time
 //	Trips       two parties that wake each other, by one primitive or another
 //	Kills       from the kill of a holder until a waiter goes on
+//	Flow        messages through a queue, from some processes to others
+//	Traffic     one map that processes get and put at
 //	Crowd       thousands of goroutines that wait: how many threads they cost
 //	Starts      the start of a process
 //	Attaches    the first open of a region in a process, beside the bare system calls
 //	Syscalls    system calls of each call of a Mutex that nobody else wants
+//
+// The allocator has no cases here: what it takes is not to be had but by containers, and its package is
+// internal to those. Its own benchmark measures it beside the C library:
+//
+//	go test -run '^$' -bench BesideMalloc -benchtime 21x ./containers/internal/heap
+//
+// The cases named replace are as near as its users come to it.
 //
 // # What the figures mean
 //

@@ -249,27 +249,16 @@ func runFlow[T message](ctx context.Context, c Flow, start *proc.Func[flower[T]]
 	}
 	bed.open.Store(1)
 	res := &FlowResult{}
-	var before []int64
-	for i, d := range []time.Duration{c.Window / 10, c.Window} {
-		begin := time.Now()
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(d):
-		}
-		var counts []int64
+	res.Elapsed, res.Shares, err = inWindow(ctx, c.Window, func() (counts []int64) {
 		for j := range c.Procs {
 			counts = append(counts, bed.lanes[c.Procs+j].count.Load())
 		}
-		if i == 1 {
-			res.Elapsed = time.Since(begin)
-			for j := range counts {
-				res.Shares = append(res.Shares, counts[j]-before[j])
-			}
-			res.Got = total(res.Shares)
-		}
-		before = counts
+		return counts
+	})
+	if err != nil {
+		return nil, err
 	}
+	res.Got = total(res.Shares)
 	bed.stop.Store(true)
 	if err := crew.wait(); err != nil {
 		return nil, err

@@ -86,6 +86,26 @@ func inRegion[T any](calls func(t *T, n int) error) func() (batch, error) {
 	}
 }
 
+// inWindow says how far counts went in a window, which begins when a tenth of it has passed: caches and
+// schedulers have come to what they do.
+func inWindow(ctx context.Context, window time.Duration, counts func() []int64) (elapsed time.Duration, shares []int64, err error) {
+	var before []int64
+	for _, d := range []time.Duration{window / 10, window} {
+		begin := time.Now()
+		select {
+		case <-ctx.Done():
+			return 0, nil, context.Cause(ctx)
+		case <-time.After(d):
+		}
+		before, shares = shares, counts()
+		elapsed = time.Since(begin)
+	}
+	for i := range shares {
+		shares[i] -= before[i]
+	}
+	return elapsed, shares, nil
+}
+
 // counted measures what is told how often to do something. It begins with least times, and finds out how
 // many fit into a window; that many are done in later rounds too.
 func counted(least, most int64, run func(ctx context.Context, n int64) (*Sample, error)) func(context.Context, time.Duration) (*Sample, error) {
