@@ -13,8 +13,8 @@ import (
 // deque is a list's memory: chunks of slots and the directory that finds them. It knows sizes but no T, so
 // that it can also bring a list of any T to its committed state, or free it.
 //
-// Slots have virtual indices that only grow: slot v is in chunk v>>shift, and chunk c is found in the
-// directory at c modulo its capacity, a power of two. The slots in use are [first, last).
+// Slots have virtual indices, the first one of a new list in the middle of all there are: slot v is in chunk v>>shift, and chunk c is
+// found in the directory at c modulo its capacity, a power of two. The slots in use are [first, last).
 //
 //	words  0 sequence: changes so far<<2 | mode
 //	       1 first   2 last
@@ -22,11 +22,12 @@ import (
 //	       4 shape: bytes of a slot | log2 of the slots in a chunk <<32 | slotForm <<40; never changes
 //	       5 limbo: slots from last up to here hold blocks that are to be freed; 0: none
 //	       6 offset of the scratch, room for one slot; 0: slots of one word need none
-//	       7 virtual index of the slot being replaced
+//	       7 in mode 2 the virtual index of the slot being replaced, in mode 3 the offset of the plan
 //
 //	mode 0 stable     what first, last and the directory say is the committed state
 //	mode 1 moving     so it is, but first or last is about to change, or just has
 //	mode 2 replacing  so it is, but of slot words[7], whose committed state is in the scratch
+//	mode 3 settling   the committed state is what the plan says, which is being carried out: see listPlan
 //
 // A word of the directory is 0 or the offset of a chunk that nothing else refers to. Those of the slots in
 // use are chunks; behind them stands at most one more, the spare, unless a process died: then there may be
@@ -61,6 +62,11 @@ import (
 //	clear                     | limbo                            | before
 //	                          | mode 1, last = first, mode 0     | before or after, which last says
 //	                          | [limbo, blocks] …, [chunks] …    | after: repair goes on with the blocks
+//	truncate                  | as clear, but last = first + n   | as clear
+//	insert at the beginning   | [blocks, slots, first]           | before or after
+//	insert, take one out,     | [plan, blocks, mode 3]           | before or after
+//	reverse, sort, many in a  | steps, [first, last, mode 0]     | after: repair goes on with them
+//	transaction               |                                  |
 //
 // In an operation each word that readers look at is stored once, with what it is to be: a recovery that stores it again shows them
 // nothing that has passed.
@@ -86,7 +92,7 @@ func (s shape) form() slotForm { return slotForm(s >> 40) }
 // Words of a list.
 const (
 	listSeq     = iota
-	listFirst   // guarded by the lock; only grows
+	listFirst   // guarded by the lock
 	listLast    // guarded by the lock; first <= last
 	listDir     // guarded by the lock
 	listShape   // immutable
@@ -94,9 +100,12 @@ const (
 	listScratch // immutable
 	listIndex   // guarded by the lock; of use in mode 2
 
+	listPlanAt = listIndex // guarded by the lock; of use in mode 3
+
 	listStable    = 0
 	listMoving    = 1
 	listReplacing = 2
+	listSettling  = 3
 	listMode      = 3 // mask
 	listChange    = 4 // one more change, in the sequence word
 )
@@ -105,6 +114,8 @@ const (
 	chunkBytes   = 4096 // or as much as minSlots take
 	minSlots     = 8
 	firstDirLog2 = 3 // 8 chunks: one block of 64 bytes
+
+	firstSlot = 1 << 62 // of a new list: there is room on both sides for longer than any program runs
 
 	dirLog2Mask = 63
 	maxDirLog2  = 40
@@ -132,6 +143,8 @@ func dequeOf(s *space, o *object) (deque, error) {
 // make gives a new list, all of whose words are 0, what it needs.
 func (d deque) make(l *txn.Lane) error {
 	d.o.words[listShape].Store(uint64(d.shape))
+	d.o.words[listFirst].Store(firstSlot)
+	d.o.words[listLast].Store(firstSlot)
 	off, err := d.newDirectory(l, firstDirLog2)
 	if err != nil {
 		return err
@@ -230,6 +243,38 @@ func (d deque) room(v uint64) error {
 	return d.s.allocWord(w, d.stride()<<d.shift())
 }
 
+// reserve makes sure that there is a chunk for each of slots [from, upto), which are those in use and more at one end. What it has taken when
+// it fails stays behind the slots in use.
+func (d deque) reserve(from, upto uint64) error {
+	for {
+		capacity, err := d.capacity()
+		if err != nil {
+			return err
+		}
+		if (upto-1)>>d.shift()-from>>d.shift() < capacity {
+			break
+		}
+		if err := d.double(); err != nil {
+			return err
+		}
+	}
+	first, last := d.o.words[listFirst].Load(), d.o.words[listLast].Load()
+	for c := from >> d.shift(); c <= (upto-1)>>d.shift(); c++ {
+		if first < last && first>>d.shift() <= c && c <= (last-1)>>d.shift() {
+			c = (last - 1) >> d.shift() // these are there
+			continue
+		}
+		w, err := d.chunk(c)
+		if err == nil && w.Load() == 0 {
+			err = d.s.allocWord(w, d.stride()<<d.shift())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // double replaces the directory by one of twice the capacity.
 func (d deque) double() error {
 	old := d.o.words[listDir].Load()
@@ -271,6 +316,21 @@ func (d deque) drop(w *atomic.Uint64, v, block uint64) error {
 		}
 		return d.s.heap.FreeIn(l, shm.Offset(block))
 	})
+}
+
+// left frees what is of no use any more where the list has shrunk, whose slots were [first, last): the chunks before those in use, but
+// for a spare, and those behind it.
+func (d deque) left(first, last uint64) error {
+	from, next := d.o.words[listFirst].Load()>>d.shift(), d.next()
+	for c := first >> d.shift(); c < from && c<<d.shift() < last; c++ {
+		if err := d.retire(c); err != nil {
+			return err
+		}
+	}
+	if end := (last + 1<<d.shift() - 1) >> d.shift(); end >= next {
+		return d.trim(next+1, end-next)
+	}
+	return nil
 }
 
 // dropLast takes the last slot off, and frees what it held.
@@ -383,12 +443,15 @@ func (d deque) freeChunks(l *txn.Lane, c, end uint64) (uint64, error) {
 }
 
 // clear takes all slots off, and frees what they held.
-func (d deque) clear() error {
+func (d deque) clear() error { return d.truncate(d.o.words[listFirst].Load()) }
+
+// truncate takes the slots from end on off, and frees what they held.
+func (d deque) truncate(end uint64) error {
 	last := d.o.words[listLast].Load()
 	if d.form() != formPlain {
 		d.o.words[listLimbo].Store(last)
 	}
-	d.move(&d.o.words[listLast], d.o.words[listFirst].Load())
+	d.move(&d.o.words[listLast], end)
 	return errors.Join(d.drain(), d.trim(d.next()+1, 1<<maxDirLog2))
 }
 
@@ -481,8 +544,10 @@ func (d deque) repair() error {
 		}
 		copyBlock(p, scratch, d.stride()) // crash here: done again
 		publish(d.seq(), s&^listMode+listChange)
-	default:
-		return fmt.Errorf("sequence %#x: %w", s, shm.ErrCorrupt)
+	case listSettling:
+		if err := d.settle(); err != nil {
+			return err
+		}
 	}
 	if d.o.words[listLimbo].Load() == 0 {
 		return nil
@@ -552,13 +617,19 @@ func blocksOfList(s *space, o *object, found func(what string, off uint64) error
 	if err != nil {
 		return err
 	}
-	first, last, err := d.ends()
+	seq := d.seq().Load()
+	first, last, err := d.endsAt(seq)
 	if err != nil {
 		return err
 	}
 	capacity, err := d.capacity()
 	if err != nil {
 		return err
+	}
+	if seq&listMode == listSettling {
+		if err := found("plan", o.words[listPlanAt].Load()); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(found("directory", o.words[listDir].Load()&^dirLog2Mask), found("scratch", o.words[listScratch].Load())); err != nil {
 		return err
@@ -577,7 +648,7 @@ func blocksOfList(s *space, o *object, found func(what string, off uint64) error
 		return nil
 	}
 	for v := first; v < end; v++ {
-		p, err := d.committed(v, d.seq().Load())
+		p, err := d.committed(v, seq)
 		if err == nil {
 			err = found("string", blockOf(loadText(p)))
 		}

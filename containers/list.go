@@ -14,15 +14,15 @@ import (
 	"github.com/shmkit/shmkit/shm"
 )
 
-// A SharedList is a list that processes share and that grows and shrinks at its ends. Its elements are
+// A SharedList is a list that processes share, and that grows and shrinks anywhere, fastest at its ends. Its elements are
 // plain Ts, strings or []bytes; strings and []bytes of any length are stored outside the list's own memory
 // and come back as copies. Use [NewSharedList]. A handle is a small value: copy it, pass it to other
 // processes.
 //
 // Reads take no lock, never wait for a writer and see committed elements only. Every write takes the list's
 // lock, and happens at once and whole: a process that dies inside leaves the list as before or as after
-// the call, and no memory is lost. No element ever moves in memory; [deque] says how it is
-// laid out, and what each kill leaves.
+// the call, and no memory is lost. [deque] says how it is laid out, and what each kill leaves; [listPlan] how elements change
+// places.
 //
 // Indices run from 0 to Len()-1; negative ones count from the end, -1 being the last element.
 type SharedList[T any] struct {
@@ -228,25 +228,31 @@ func (l SharedList[T]) Clear() {
 
 // All returns an iterator over indices and elements, copies. It visits the positions that the list has when
 // the loop begins; each is read when the loop gets there, some at a time, and those that are gone by then
-// are left out. It holds no lock while the loop's body runs, which may do anything, to this list too, and
+// are left out; where others insert, remove or sort meanwhile, an element may have gone to a position that the loop has passed, or
+// not reached. [SharedList.Slice] has all at one moment. All holds no lock while the loop's body runs, which may do anything, to this list too, and
 // it always ends.
 func (l SharedList[T]) All() iter.Seq2[int, T] {
 	return func(yield func(int, T) bool) {
-		start, end := l.bounds("All")
-		var block []T
-		for v := start; v < end; {
-			if block == nil {
-				block = make([]T, min(end-v, l.perBlock()))
-			}
-			var n int
-			v, n, end = l.readBlock(block, v, end)
-			for k, e := range block[:n] {
-				if !yield(int(v-start)+k, e) {
-					return
-				}
-			}
-			v += uint64(n)
+		first, last := l.bounds("All")
+		l.visit(first, first, last, yield)
+	}
+}
+
+// visit yields the elements of slots [v, end) that are there when it gets to them, with their indices, counted from slot first.
+func (l SharedList[T]) visit(first, v, end uint64, yield func(int, T) bool) {
+	var block []T
+	for v < end {
+		if block == nil {
+			block = make([]T, min(end-v, l.perBlock()))
 		}
+		var n int
+		v, n, end = l.readBlock(block, v, end)
+		for k, e := range block[:n] {
+			if !yield(int(v-first)+k, e) {
+				return
+			}
+		}
+		v += uint64(n)
 	}
 }
 
@@ -303,9 +309,18 @@ func (d deque) ends() (first, last uint64, err error) {
 	return first, last, nil
 }
 
+// endsAt is ends in mode and step seq.
+func (d deque) endsAt(seq uint64) (first, last uint64, err error) {
+	if seq&listMode != listSettling {
+		return d.ends()
+	}
+	pl, err := d.plan()
+	return pl.first, pl.last, err
+}
+
 func (l SharedList[T]) bounds(op string) (first, last uint64) {
-	l.look(op, func(d deque, _ uint64) (err error) {
-		first, last, err = d.ends()
+	l.look(op, func(d deque, seq uint64) (err error) {
+		first, last, err = d.endsAt(seq)
 		return err
 	})
 	return first, last
@@ -330,7 +345,7 @@ func badListIndex(op string, i, n int) {
 // get returns element i, the length, and whether there is such an element.
 func (l SharedList[T]) get(op string, i int) (v T, n int, ok bool) {
 	l.look(op, func(d deque, seq uint64) error {
-		first, last, err := d.ends()
+		first, last, err := d.endsAt(seq)
 		if n = int(last - first); err != nil {
 			return err
 		}
@@ -347,10 +362,19 @@ func (l SharedList[T]) get(op string, i int) (v T, n int, ok bool) {
 	return v, n, ok
 }
 
-// committed returns the address of the committed state of slot v: the slot, unless it is being replaced.
+// committed returns the address of the committed state of slot v, in mode and step seq: the slot, unless it is being replaced or is moving.
 func (d deque) committed(v, seq uint64) (addr, error) {
-	if seq&listMode == listReplacing && d.o.words[listIndex].Load() == v {
-		return d.scratch()
+	switch seq & listMode {
+	case listReplacing:
+		if d.o.words[listIndex].Load() == v {
+			return d.scratch()
+		}
+	case listSettling:
+		pl, err := d.plan()
+		if err != nil {
+			return nil, err
+		}
+		return pl.find(v, seq)
 	}
 	return d.slot(v)
 }
@@ -379,7 +403,7 @@ func (l SharedList[T]) perBlock() uint64 {
 // the slot it began with, which is behind v if that is gone, their number, and end or what is left of it.
 func (l SharedList[T]) readBlock(block []T, v, end uint64) (from uint64, n int, left uint64) {
 	l.look("All", func(d deque, seq uint64) error {
-		first, last, err := d.ends()
+		first, last, err := d.endsAt(seq)
 		if err != nil {
 			return err
 		}
@@ -387,27 +411,33 @@ func (l SharedList[T]) readBlock(block []T, v, end uint64) (from uint64, n int, 
 		if n = 0; from >= left {
 			return nil
 		}
-		n = int(min(left-from, uint64(len(block)), 1<<d.shift()-from&d.mask()))
-		if l.form == formPlain && sizeOf[T]() == d.stride() && seq&listMode == listStable {
-			p, err := d.slots(from, uint64(n))
-			if err == nil {
-				readElements(block[:n], p, 0)
-				finishLoads()
-			}
-			return err
-		}
-		for k := range n {
-			p, err := d.committed(from+uint64(k), seq)
-			if err == nil {
-				block[k], err = l.load(d, p, seq)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+		n, err = l.readSlots(d, seq, from, block[:min(left-from, uint64(len(block)))])
+		return err
 	})
 	return from, n, left
+}
+
+// readSlots copies elements from slot v on into block, as many as lie in one chunk, and returns their number.
+func (l SharedList[T]) readSlots(d deque, seq, v uint64, block []T) (int, error) {
+	n := int(min(uint64(len(block)), 1<<d.shift()-v&d.mask()))
+	if l.form == formPlain && sizeOf[T]() == d.stride() && seq&listMode == listStable {
+		p, err := d.slots(v, uint64(n))
+		if err == nil {
+			readElements(block[:n], p, 0)
+			finishLoads()
+		}
+		return n, err
+	}
+	for k := range n {
+		p, err := d.committed(v+uint64(k), seq)
+		if err == nil {
+			block[k], err = l.load(d, p, seq)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
 }
 
 // push adds v at the end. The lock is held.

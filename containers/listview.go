@@ -95,6 +95,65 @@ func (v ListView[T]) pop(op string, last bool) (T, bool) {
 	return e, ok
 }
 
+// Insert is [SharedList.Insert].
+func (v ListView[T]) Insert(i int, es ...T) error {
+	return v.do("Insert", func() error { return v.l.insert(i, es) })
+}
+
+// PopAt is [SharedList.PopAt].
+func (v ListView[T]) PopAt(i int) (T, bool) {
+	v.l.checkLive("PopAt")
+	e, ok, err := v.l.popAt(i)
+	if err != nil {
+		panic(v.l.fail("PopAt", err))
+	}
+	return e, ok
+}
+
+// RemoveFunc is [SharedList.RemoveFunc].
+func (v ListView[T]) RemoveFunc(match func(T) bool) bool {
+	v.l.checkLive("RemoveFunc")
+	return v.l.removeFunc(match)
+}
+
+// Truncate is [SharedList.Truncate].
+func (v ListView[T]) Truncate(n int) {
+	v.l.checkLive("Truncate")
+	v.l.truncate(n)
+}
+
+// Reverse is [SharedList.Reverse].
+func (v ListView[T]) Reverse() error { return v.do("Reverse", v.l.deque().reverse) }
+
+// SortFunc is [SharedList.SortFunc].
+func (v ListView[T]) SortFunc(compare func(a, b T) int) error {
+	return v.do("SortFunc", func() error { return v.l.sort(compare) })
+}
+
+// do calls fn if the list is live, and says what failed.
+func (v ListView[T]) do(op string, fn func() error) error {
+	if err := v.l.check(op); err != nil {
+		return err
+	}
+	if err := fn(); err != nil {
+		return v.l.fail(op, err)
+	}
+	return nil
+}
+
+// IndexFunc is [SharedList.IndexFunc].
+func (v ListView[T]) IndexFunc(match func(T) bool, bounds ...int) int {
+	return v.l.IndexFunc(match, bounds...)
+}
+
+// CountFunc is [SharedList.CountFunc].
+func (v ListView[T]) CountFunc(match func(T) bool, bounds ...int) int {
+	return v.l.CountFunc(match, bounds...)
+}
+
+// Slice is [SharedList.Slice].
+func (v ListView[T]) Slice(from, to int) []T { return v.l.Slice(from, to) }
+
 // Clear is [SharedList.Clear].
 func (v ListView[T]) Clear() {
 	v.l.checkLive("Clear")

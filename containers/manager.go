@@ -48,7 +48,7 @@ type root struct {
 
 const (
 	rootMagic   = 0x7472616e69616d63 // "cmainart" in little-endian order
-	rootVersion = 4                  // of root, directory, layouts, objects and heap; a change of any changes it
+	rootVersion = 5                  // of root, directory, layouts, objects and heap; a change of any changes it
 	rootBuckets = 128
 	rootSize    = 64 + 8*rootBuckets
 )

@@ -46,7 +46,7 @@ type object struct {
 
 const (
 	objectSize   = 128
-	objectFormat = 2 // of header and words; a change of either changes it
+	objectFormat = 3 // of header and words; a change of either changes it
 
 	rawUsers   = 2 // in words
 	nameWord   = 8
