@@ -17,6 +17,8 @@ const (
 	eventOnce    = 1 << 2
 )
 
+const waitForEvent = "wait for an event"
+
 // An Event is a flag that goroutines of any number of processes wait for. Its zero value is not set;
 // it is 4 bytes and lives in a region, inside any struct, or outside of regions, where it works among
 // the goroutines of its process. It must not be copied.
@@ -80,7 +82,37 @@ func (e *Event) Wait(ctx context.Context) error {
 	if e.IsSet() {
 		return nil
 	}
-	return e.wait(limit{what: "wait for an event", ctx: ctx})
+	return e.wait(limit{what: waitForEvent, ctx: ctx})
+}
+
+// WaitDeaths is Wait for one whose wait a death may end too: it returns false and nil as soon as [shm.Region.Deaths] is not
+// what the caller has seen, for one at least of the goroutines of a process that wait for the event, if all of them
+// wait so. What the caller read before it looked at what it waits for is the right thing to have seen: no death is missed
+// then. Outside of regions it is Wait.
+func (e *Event) WaitDeaths(ctx context.Context, seen uint32) (set bool, err error) {
+	if e.IsSet() {
+		return true, nil
+	}
+	region, _, err := locate(&e.word, waitForEvent)
+	if err != nil {
+		return false, err
+	}
+	l := limit{what: waitForEvent, ctx: ctx, mortal: true, deaths: seen}
+	before, died := e.word.Load()/eventOnce, false
+	w := watch{word: &e.word, limit: l, mortal: true, over: func(v uint32) (bool, error) {
+		if over, _ := changed(before)(v); over {
+			return true, nil
+		}
+		died = l.died(region)
+		return died, nil
+	}}
+	if err := w.wait(); err != nil || died {
+		return false, err
+	}
+	if raceEnabled {
+		raceAcquire(&e.word)
+	}
+	return true, nil
 }
 
 // WaitTimeout is Wait for a limited time, and reports whether the event was set. 0 and less mean to
@@ -89,7 +121,7 @@ func (e *Event) WaitTimeout(d time.Duration) bool {
 	if e.IsSet() {
 		return true
 	}
-	switch err := e.wait(limit{what: "wait for an event", deadline: time.Now().Add(d)}); {
+	switch err := e.wait(limit{what: waitForEvent, deadline: time.Now().Add(d)}); {
 	case err == nil:
 		return true
 	case errors.Is(err, errTimeout):

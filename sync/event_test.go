@@ -255,3 +255,64 @@ func ExampleEvent() {
 	}
 	// Output: ready
 }
+
+// A death ends the wait that asked for it, in each process, and no other one.
+func TestEventADeathEndsTheWaitsOfThoseWhoCare(t *testing.T) {
+	r, s := newStage(t)
+	seen := r.Deaths().Load()
+	dies := start(t, standsAtStage, r, 0, 0)
+	until(t, "the bystander is there", func() bool { return s.count.Load() == 1 })
+	mourner := start(t, mournAtEvent, r, 0, 0)
+	until(t, "the other process waits", s.event.Sleeps)
+	patient := make(chan error, 1)
+	go func() { patient <- s.other.Wait(context.Background()) }()
+	got := make(chan error, 1)
+	go func() {
+		set, err := s.event.WaitDeaths(context.Background(), seen)
+		if set {
+			err = errors.New("set, and nobody has set it")
+		}
+		got <- err
+	}()
+	dies.Kill()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+	wait(t, mourner)
+	select {
+	case err := <-patient:
+		t.Errorf("one that waits for an event is back: %v", err)
+	default:
+	}
+	s.other.Set()
+	if err := <-patient; err != nil {
+		t.Error(err)
+	}
+	// What has happened already ends the wait at once; the event itself comes first.
+	if set, err := s.event.WaitDeaths(context.Background(), seen); set || err != nil {
+		t.Errorf("a death that was not seen: %v, %v", set, err)
+	}
+	if set, err := s.event.WaitDeaths(after(10*time.Millisecond), r.Deaths().Load()); set || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("nothing happens: %v, %v", set, err)
+	}
+	time.AfterFunc(10*time.Millisecond, s.event.Set)
+	if set, err := s.event.WaitDeaths(context.Background(), r.Deaths().Load()); !set || err != nil {
+		t.Errorf("it is set meanwhile: %v, %v", set, err)
+	}
+	if set, err := s.event.WaitDeaths(context.Background(), seen); !set || err != nil {
+		t.Errorf("it is set: %v, %v", set, err)
+	}
+}
+
+var standsAtStage = proc.Define("be at the stage", func(_ context.Context, o order) error {
+	stageIn(o.Region).count.Add(1)
+	select {}
+})
+
+var mournAtEvent = proc.Define("mourn at the event", func(ctx context.Context, o order) error {
+	set, err := stageIn(o.Region).event.WaitDeaths(ctx, o.Region.Deaths().Load())
+	if set {
+		return errors.New("set, and nobody has set it")
+	}
+	return err
+})
