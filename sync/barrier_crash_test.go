@@ -36,15 +36,20 @@ func rallyIn(r *shm.Region) *rally {
 
 var errOfAction = errors.New("the action failed")
 
-// act is the action of a pass.
-func (a *rally) act() error {
+// fault notes what must not be, in whatever process.
+func (a *rally) fault(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+	a.faults.Add(1)
+}
+
+// act is the action of a pass. It says whether less than all were there: then the barrier was broken and reset meanwhile.
+func (a *rally) act(few *bool) error {
 	me := int64(os.Getpid())
 	if !a.acting.CompareAndSwap(0, me) && !a.acting.CompareAndSwap(a.victim.Load(), me) {
-		a.faults.Add(1) // two at once
+		a.fault("two run the action: %d while %d does, of whom %d is to die", me, a.acting.Load(), a.victim.Load())
 	}
-	if w := a.barrier.Waiting(); w != 0 && w < a.barrier.Parties() { // 0: broken meanwhile
-		a.faults.Add(1)
-	}
+	w := a.barrier.Waiting()
+	*few = w < a.barrier.Parties()
 	if rand.IntN(10) == 0 {
 		time.Sleep(time.Duration(rand.IntN(500)) * time.Microsecond)
 	}
@@ -61,6 +66,8 @@ func (a *rally) attend(ctx context.Context) {
 	for ctx.Err() == nil {
 		short, cancel := context.WithTimeout(ctx, 2*time.Second)
 		var err error
+		few := false
+		act := func() error { return a.act(&few) }
 		switch rand.IntN(40) {
 		case 0:
 			if err = b.Join(); err == nil {
@@ -68,7 +75,7 @@ func (a *rally) attend(ctx context.Context) {
 			}
 		case 1:
 			if b.Join() == nil {
-				_, err = b.WaitAction(short, a.act)
+				_, err = b.WaitAction(short, act)
 				leaveIfMember(b) // another goroutine may have left for it
 			}
 		case 2:
@@ -82,17 +89,19 @@ func (a *rally) attend(ctx context.Context) {
 		case 6:
 			leaveIfMember(b)
 		default:
-			_, err = b.WaitAction(short, a.act)
+			_, err = b.WaitAction(short, act)
 		}
 		cancel()
 		switch {
+		case err == nil && few:
+			a.fault("a pass was made without all of its parties")
 		case err == nil, errors.Is(err, errOfAction), ctx.Err() != nil:
 		case errors.Is(err, shmsync.ErrBrokenBarrier):
 			if b.Broken() {
 				b.Reset()
 			}
 		default:
-			a.faults.Add(1)
+			a.fault("process %d: %v", os.Getpid(), err)
 		}
 	}
 }
