@@ -26,6 +26,7 @@ import (
 //	list    see list.go
 //	queue   see queuemem.go
 //	map     see maptable.go
+//	ring    see ringmem.go
 //	raw     0 offset of the memory   1 its length   2 how many containers use it as their lock
 //	any     8 offset of the entry in the directory that has the object's name, 0 none; guarded by root.mu
 //	atomic  9 the value's bits. No other kind uses that word: an Atomic is written without a lock, so a
@@ -74,6 +75,7 @@ const (
 	kindAtomic             // Atomic
 	kindQueue              // SharedQueue
 	kindMap                // SharedMap
+	kindRing               // SharedRing
 )
 
 func (k kind) String() string {
@@ -96,6 +98,8 @@ func (k kind) String() string {
 		return "queue"
 	case kindMap:
 		return "map"
+	case kindRing:
+		return "ring"
 	}
 	return fmt.Sprintf("object of kind %d", uint32(k))
 }
@@ -116,10 +120,13 @@ func (k kind) repair(s *space, o *object) error {
 	return nil // numbers and values commit with one store: there is nothing between before and after
 }
 
-// dismiss lets those go who wait at o, which is about to be destroyed. Its lock is held.
+// dismiss lets those go who wait at o, which is about to be destroyed, or says what keeps it from that. Its lock is held.
 func (k kind) dismiss(s *space, o *object) error {
-	if k == kindQueue {
+	switch k {
+	case kindQueue:
 		return dismissQueue(s, o)
+	case kindRing:
+		return dismissRing(s, o)
 	}
 	return nil
 }
@@ -141,6 +148,8 @@ func (k kind) drop(l *txn.Lane, s *space, o *object, at *uint64) (all bool, err 
 		return dropMap(l, s, o, at)
 	case kindRaw:
 		return true, dropRaw(l, s, o)
+	case kindRing:
+		return true, dropRing(l, s, o)
 	}
 	return true, nil
 }
@@ -158,6 +167,8 @@ func (k kind) blocks(s *space, o *object, found func(what string, off uint64) er
 		return blocksOfQueue(s, o, found)
 	case kindMap:
 		return blocksOfMap(s, o, found)
+	case kindRing:
+		return found("body", o.words[ringBody].Load())
 	case kindRaw:
 		if off := o.words[0].Load(); shm.Offset(off) != s.mutexOf(o) {
 			return found("memory", off)
