@@ -191,9 +191,12 @@ func (c Traffic) drive(x *crossing, d dict, party int) error {
 	return nil
 }
 
+// maxKeys is how many keys there can be: a value has 31 bits of its key.
+const maxKeys = 1<<31 - 1
+
 // Run runs the case.
 func (c Traffic) Run(ctx context.Context) (_ *TrafficResult, err error) {
-	if c.Procs < 1 || c.Procs > maxTakers || c.Keys < c.Procs || c.Keys >= 1<<31 || c.Keys%c.Procs != 0 || c.Writes < 0 || c.Writes > 100 || c.Window <= 0 ||
+	if c.Procs < 1 || c.Procs > maxTakers || c.Keys < c.Procs || c.Keys > maxKeys || c.Keys%c.Procs != 0 || c.Writes < 0 || c.Writes > 100 || c.Window <= 0 ||
 		c.By != Shmkit && c.By != ByGuardedMap && c.By != BySyncMap {
 		return nil, fmt.Errorf("bench: %d processes at %d keys, %d %% of writes, by %s for %v: nothing to do", c.Procs, c.Keys, c.Writes, c.By, c.Window)
 	}
