@@ -71,7 +71,10 @@ type txObject interface {
 // change nothing for anybody.
 type txReady interface{ ready() error }
 
-// A txFinish is one that has somebody to wake when the transaction has happened. The locks are still held.
+// A txGiveUp is one that gives back what ready has taken, if the transaction does not happen. The locks are still held.
+type txGiveUp interface{ giveUp() error }
+
+// A txFinish is one that has something to end, or somebody to wake, when the transaction has happened. The locks are still held.
 type txFinish interface{ finish() }
 
 // A txCommit is the operation at the commit of a transaction.
@@ -290,14 +293,36 @@ func (tx *Tx) commit() error {
 		return fmt.Errorf("containers: Update: %w", shm.ErrClosed)
 	}
 	defer tx.s.region.Unpin()
+	if err := tx.happen(); err != nil {
+		for _, o := range tx.objects {
+			if g, ok := o.(txGiveUp); ok {
+				err = errors.Join(err, g.giveUp())
+			}
+		}
+		if errors.Is(err, txn.ErrLogFull) {
+			return fmt.Errorf("containers: Update: %w: %w", err, shm.ErrNoSpace)
+		}
+		return fmt.Errorf("containers: Update: %w", err)
+	}
+	// crash here: those who wait end their wait at a death
+	for _, o := range tx.objects {
+		if f, ok := o.(txFinish); ok {
+			f.finish()
+		}
+	}
+	return nil
+}
+
+// happen does what commit promises, or nothing.
+func (tx *Tx) happen() error {
 	for _, o := range tx.objects {
 		if r, ok := o.(txReady); ok {
 			if err := r.ready(); err != nil {
-				return fmt.Errorf("containers: Update: %w", err)
+				return err
 			}
 		}
 	}
-	err := tx.s.change(func(l *txn.Lane) error {
+	return tx.s.change(func(l *txn.Lane) error {
 		c := &txCommit{tx: tx, l: l}
 		for _, o := range tx.objects {
 			if err := o.prepare(c); err != nil {
@@ -316,17 +341,4 @@ func (tx *Tx) commit() error {
 		}
 		return nil
 	})
-	switch {
-	case errors.Is(err, txn.ErrLogFull):
-		return fmt.Errorf("containers: Update: %w: %w", err, shm.ErrNoSpace)
-	case err != nil:
-		return fmt.Errorf("containers: Update: %w", err)
-	}
-	// crash here: those who wait end their wait at a death
-	for _, o := range tx.objects {
-		if f, ok := o.(txFinish); ok {
-			f.finish()
-		}
-	}
-	return nil
 }
