@@ -133,6 +133,12 @@ var scenarios = map[string]struct {
 	"rolled back with a long log": {144 << 10, 144 << 10, func(w *world, p *Heap) error {
 		return first(warm(w, p), w.fill(p, 0, 2, 64))
 	}, func(w *world, p *Heap) error { return w.long(p, -187) }},
+	"magazine filled from three spans": {0, 0, apart, func(w *world, p *Heap) error {
+		return w.create(p, 20, 1000, 64)
+	}},
+	"flush into three spans": {0, 0, func(w *world, p *Heap) error {
+		return first(apart(w, p), w.create(p, 20, 1000, 64), w.empty(p, 1, 2), w.empty(p, 5, 1))
+	}, func(w *world, p *Heap) error { return first(w.create(p, 21, 64, 64), p.Flush()) }},
 	"flush": {0, 0, func(w *world, p *Heap) error {
 		return first(warm(w, p), w.fill(p, 0, 3, 2048), w.empty(p, 0, 2), w.create(p, 5, 4096, 64))
 	}, func(w *world, p *Heap) error {
@@ -148,6 +154,11 @@ func nothing(*world, *Heap) error { return nil }
 
 // warm makes the process' first lane.
 func warm(w *world, p *Heap) error { return w.create(p, 90, 64, 64) }
+
+// apart leaves three spans of four blocks, of which one is free in each, and an empty magazine.
+func apart(w *world, p *Heap) error {
+	return first(warm(w, p), w.fill(p, 0, 12, 1000), w.empty(p, 0, 1), w.empty(p, 4, 1), w.empty(p, 8, 1), p.Flush())
+}
 
 func first(errs ...error) error {
 	for _, err := range errs {

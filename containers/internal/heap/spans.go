@@ -30,36 +30,45 @@ func (p *Heap) fill(l *txn.Lane, c int) error {
 		return err
 	}
 	return p.inner(l, &line.mu, func(held *locks) error {
-		var d *descriptor
-		page := line.head.Load()
-		var err error
-		if page != 0 {
-			page--
-			d, err = p.span(c, page)
-		} else {
-			page, d, err = p.newSpan(l, c, held)
-		}
-		if err != nil {
-			return err
-		}
-		mask := d.mask.Load()
-		n := uint64(0)
-		for off := p.offsetOf(page); mask != 0 && n < max(1, k.capacity/2); n++ {
-			i := bits.TrailingZeros64(mask)
-			mask &= mask - 1
-			txn.Put(&m.slots[n], off+uint64(i)*k.size) // behind the end
-		}
-		if mask == 0 {
-			if err := p.unlink(l, c, page, d); err != nil {
+		n, want := uint64(0), max(1, k.capacity/2)
+		for n < want {
+			var d *descriptor
+			page := line.head.Load()
+			var err error
+			switch {
+			case page != 0:
+				page--
+				d, err = p.span(c, page)
+			case n == 0:
+				page, d, err = p.newSpan(l, c, held)
+			}
+			if err != nil {
 				return err
 			}
-		}
-		if err := l.Inner(&d.mask, mask); err != nil {
-			return err
+			if d == nil || n != 0 && l.InnerRoom() < fillEntries {
+				break
+			}
+			mask := d.mask.Load()
+			for off := p.offsetOf(page); mask != 0 && n < want; n++ {
+				i := bits.TrailingZeros64(mask)
+				mask &= mask - 1
+				txn.Put(&m.slots[n], off+uint64(i)*k.size) // behind the end
+			}
+			if mask == 0 {
+				if err := p.unlink(l, c, page, d); err != nil {
+					return err
+				}
+			}
+			if err := l.Inner(&d.mask, mask); err != nil {
+				return err
+			}
 		}
 		return l.Inner(m.n, n)
 	})
 }
+
+// fillEntries is more than what taking blocks out of one span logs, and their number.
+const fillEntries = 8
 
 // newSpan makes a span of class c, all of whose blocks are free, and lists it.
 func (p *Heap) newSpan(l *txn.Lane, c int, held *locks) (page uint64, d *descriptor, err error) {
@@ -156,10 +165,11 @@ func (p *Heap) unlink(l *txn.Lane, c int, page uint64, d *descriptor) error {
 	return l.Inner(&p.h.classes[c].head, next)
 }
 
-// spanEntries is more than what giving one block back to its span logs.
+// spanEntries is more than what giving blocks back to one span logs.
 const spanEntries = 32
 
-// drain puts blocks of class c back into their spans until the magazine of has no more than keep, by operations in l. A span whose
+// drain puts blocks of class c back into their spans until the magazine of has no more than keep, by operations in l: those that lie
+// together in the magazine and are of one span, as they are when they came out of it together, by one change of its mask. A span whose
 // blocks are all free goes back to the pages; those of objects stay.
 func (p *Heap) drain(l, of *txn.Lane, c int, keep uint64) error {
 	k, line, m := &classes[c], &p.h.classes[c], magazineOf(of, c)
@@ -167,53 +177,67 @@ func (p *Heap) drain(l, of *txn.Lane, c int, keep uint64) error {
 		return err
 	}
 	return p.inner(l, &line.mu, func(held *locks) error {
-		for n, err := m.count(); n > keep || err != nil; n-- {
-			if err != nil {
-				return err
-			}
-			off := m.slots[n-1].Load()
-			at, ok := p.find(off)
-			if !ok || txn.GetByte(at.state) != byte(c+1) || classOf(at.kind) != c {
-				return p.notIdle(off, c)
-			}
-			d, err := p.span(c, at.first)
-			if err != nil {
-				return err
-			}
-			mask := d.mask.Load()
-			i := (off - p.offsetOf(at.first)) / k.size
-			bit := uint64(1) << (i % 64)
-			switch now := mask | bit; {
-			case mask&bit != 0 || i >= k.blocks || off != p.offsetOf(at.first)+i*k.size:
-				return fmt.Errorf("heap: offset %d is in a magazine, and free in its span: %w", off, shm.ErrCorrupt)
-			case now == k.full() && c != objectClass:
-				if mask != 0 {
-					if err := p.unlink(l, c, at.first, d); err != nil {
+		n, err := m.count()
+		for n > keep && err == nil {
+			var first uint64
+			var d *descriptor
+			var blocks uint64 // of the span at first
+			left := n
+			for ; left > keep; left-- {
+				off := m.slots[left-1].Load()
+				at, ok := p.find(off)
+				if !ok || txn.GetByte(at.state) != byte(c+1) || classOf(at.kind) != c {
+					return p.notIdle(off, c)
+				}
+				if d == nil {
+					first = at.first
+					if d, err = p.span(c, first); err != nil {
 						return err
 					}
+					blocks = d.mask.Load()
 				}
-				if err := p.endSpan(l, c, at.first, held); err != nil {
-					return err
+				if at.first != first {
+					break
 				}
-			default:
-				if mask == 0 {
-					if err := p.link(l, c, at.first, d); err != nil {
-						return err
-					}
+				i := (off - p.offsetOf(first)) / k.size
+				bit := uint64(1) << (i % 64)
+				if blocks&bit != 0 || i >= k.blocks || off != p.offsetOf(first)+i*k.size {
+					return fmt.Errorf("heap: offset %d is in a magazine, and free in its span: %w", off, shm.ErrCorrupt)
 				}
-				if err := l.Inner(&d.mask, now); err != nil {
-					return err
-				}
+				blocks |= bit
 			}
-			if err := l.Inner(m.n, n-1); err != nil {
+			if err := p.giveSpan(l, c, first, d, blocks, held); err != nil {
 				return err
 			}
+			if err := l.Inner(m.n, left); err != nil {
+				return err
+			}
+			n = left
 			if l.InnerRoom() < spanEntries {
 				l.CommitInner()
 			}
 		}
-		return nil
+		return err
 	})
+}
+
+// giveSpan makes mask the free blocks of a span, which are more than before.
+func (p *Heap) giveSpan(l *txn.Lane, c int, page uint64, d *descriptor, mask uint64, held *locks) error {
+	old := d.mask.Load()
+	if mask == classes[c].full() && c != objectClass {
+		if old != 0 {
+			if err := p.unlink(l, c, page, d); err != nil {
+				return err
+			}
+		}
+		return p.endSpan(l, c, page, held)
+	}
+	if old == 0 {
+		if err := p.link(l, c, page, d); err != nil {
+			return err
+		}
+	}
+	return l.Inner(&d.mask, mask)
 }
 
 // endSpan gives the pages of a span back that is on no list.
