@@ -20,7 +20,8 @@ func TestMain(m *testing.M) {
 
 // Every case, every subject of it beside the one that is its measure: rounds of both take turns, and ns/op is of
 // the subject alone. A part by= at the end of the name says whose it is; sub-benchmarks of the same
-// case compare. Rounds last a fifth of -benchtime, and at least 4 ms.
+// case compare. Python, Redis and Boost, which take long to begin with, are skipped when -benchtime is less than
+// 100 ms. Rounds last a fifth of -benchtime, and at least 4 ms.
 //
 //	x-floor       ns/op by that of what the machine takes at least, in the same run; x-shmkit where there is no such
 //	spread        how far half of the rounds are apart, by the median
@@ -38,8 +39,14 @@ func BenchmarkCases(b *testing.B) {
 	}
 }
 
+// slowBenchtime is the least -benchtime for which what is slow to begin with is started.
+const slowBenchtime = 100 * time.Millisecond
+
 // beside runs the subject, and its measure, until the time is over.
 func beside(b *testing.B, c *bench.Case, s bench.Subject) {
+	if s.Slow && benchtime() < slowBenchtime {
+		b.Skipf("started only for a -benchtime of %v and more", slowBenchtime)
+	}
 	pair := bench.Case{Name: c.Name, Subjects: []bench.Subject{s}}
 	measure := ""
 	for _, role := range []bench.Role{bench.Floor, bench.Ours} {

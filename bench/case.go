@@ -39,6 +39,9 @@ type Subject struct {
 	// Need says why the subject cannot be run here; nil: it always can. It is asked once for each run of
 	// the case and must not be slow.
 	Need func() error
+	// Slow subjects take long before they begin: a program is compiled with templates, an interpreter or a server
+	// started. Benchmarks leave them out when their time is short.
+	Slow bool
 	// Run measures for about as long as window, and verifies what came out. It leaves nothing behind,
 	// also when ctx ends. It is called several times.
 	Run func(ctx context.Context, window time.Duration) (*Sample, error)

@@ -3,6 +3,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -111,8 +112,10 @@ func walks(n int, walk func() int64) batch {
 var _ = Register(func() (cases []Case) {
 	same := func(v int64) int64 { return v }
 	cases = append(cases,
-		Case{Name: "append/of=int64", Asks: "Append to a list", Quick: true, Subjects: appends(int64(7), same)},
-		Case{Name: "append/of=string32", Asks: "Append of a string of 32 bytes, which is copied", Quick: true, Subjects: appends(strings.Repeat("s", 32), strings.Clone)},
+		Case{Name: "append/of=int64", Asks: "Append to a list", Quick: true, Subjects: append(appends(int64(7), same),
+			peerBoost("Boost", "append-int64"), peerPython("Python-Manager", "append-int64"), peerRedis("Redis", "RPUSH", "7"))},
+		Case{Name: "append/of=string32", Asks: "Append of a string of 32 bytes, which is copied", Quick: true, Subjects: append(appends(strings.Repeat("s", 32), strings.Clone),
+			peerBoost("Boost", "append-string"), peerPython("Python-Manager", "append-string"), peerRedis("Redis", "RPUSH", strings.Repeat("s", 32)))},
 	)
 	at := func(i int, n int) int { return int(uint64(i) * 0x9E3779B97F4A7C15 >> 32 % uint64(n)) }
 	cases = append(cases, Case{
@@ -181,6 +184,7 @@ var _ = Register(func() (cases []Case) {
 						return sum
 					}), nil
 				})},
+				peerPython("Python-Array", "array", strconv.Itoa(n)),
 			},
 		})
 	}
@@ -210,6 +214,8 @@ var _ = Register(func() (cases []Case) {
 					return nil
 				}}, nil
 			})},
+			peerPython("Python-Value", "value"),
+			peerRedis("Redis", "INCR"),
 		},
 	})
 	for _, size := range []int{1 << 10, 1 << 16, 1 << 20} {

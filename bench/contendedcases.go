@@ -45,6 +45,12 @@ func (c Contention) taken() []Subject {
 		all = append(all, peerC("C-"+lock, Peer, "contended", lock, strconv.Itoa(c.Procs*c.Goroutines),
 			strconv.Itoa(int(c.Inside)), strconv.Itoa(int(c.Outside)), "100"))
 	}
+	if n := c.Procs * c.Goroutines; n == 2 || n == 8 {
+		all = append(all, peerBoost("Boost", "contended", strconv.Itoa(n), strconv.Itoa(int(c.Inside)), strconv.Itoa(int(c.Outside))))
+		if c.Inside+c.Outside == 0 {
+			all = append(all, peerPython("Python", "contended", strconv.Itoa(n)))
+		}
+	}
 	return all
 }
 
@@ -97,6 +103,8 @@ var _ = Register(func() (cases []Case) {
 			peerC("C-pthread", Peer, "alone", "pthread"),
 			peerC("C-robust", Peer, "alone", "robust"),
 			peerC("C-futex3", Peer, "alone", "futex3"),
+			peerBoost("Boost", "alone"),
+			peerPython("Python", "lock"),
 		},
 	}, Case{
 		Name: "uncontended/lock=RWMutex", Quick: true,

@@ -55,6 +55,11 @@
 //
 // The cases named replace are as near as its users come to it.
 //
+// Peers in other languages are programs of the directory peers, compiled or interpreted when first needed: C by cc;
+// Boost.Interprocess by c++, where its headers are; Python's multiprocessing by python3; and redis-server, on a
+// socket in a directory of its own. Who is not there is skipped and says so. Those that take long to begin with
+// are marked Slow: go test -bench leaves them out when -benchtime is less than 100 ms.
+//
 // # What the figures mean
 //
 // Times are of the wall clock and contain what the scheduler does: a process that is not running waits

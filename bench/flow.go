@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +23,7 @@ type message interface {
 
 // A Flow asks how many messages go through a queue from some processes to others, one at a time or some at once.
 type Flow struct {
-	By     string // Shmkit, or ByChannel, whose parties are goroutines of one process
+	By     string // Shmkit; ByPipe; BySocket; or ByChannel, whose parties are goroutines of one process
 	Procs  int    // that put, and as many that get
 	Size   int    // of a message: 8, 64 or 4096 bytes
 	Batch  int    // messages at once
@@ -60,7 +62,8 @@ type flower[T message] struct {
 	Bed     *shm.Region
 	Case    Flow
 	Queue   containers.SharedQueue[T]
-	Parties []int // the first Procs put, the others get
+	Parties []int  // the first Procs put, the others get
+	End     string // of a pipe or a socket: what [openEnd] opens
 }
 
 var (
@@ -81,6 +84,13 @@ func flowIn[T message](ctx context.Context, f flower[T]) error {
 			putting.Add(1)
 		}
 	}
+	var end io.ReadWriteCloser
+	if f.Case.streamed() {
+		if end, err = openEnd(f.Case.By, f.End, f.Parties[0] < f.Case.Procs); err != nil {
+			return err
+		}
+		defer end.Close() // once more: the one who puts has closed it
+	}
 	errs := make([]error, len(f.Parties))
 	var wg sync.WaitGroup
 	before := used()
@@ -88,6 +98,10 @@ func flowIn[T message](ctx context.Context, f flower[T]) error {
 		wg.Go(func() {
 			bed.pass(2 * f.Case.Procs)
 			switch {
+			case f.Case.streamed() && party < f.Case.Procs:
+				errs[i] = errors.Join(f.Case.write(bed, end, party), end.Close())
+			case f.Case.streamed():
+				errs[i] = f.Case.read(bed, end, party)
 			case party < f.Case.Procs:
 				errs[i] = put(ctx, bed, f, channel, &putting, party)
 			default:
@@ -105,7 +119,7 @@ func flowIn[T message](ctx context.Context, f flower[T]) error {
 func put[T message](ctx context.Context, bed *flowBed, f flower[T], channel chan T, putting *atomic.Int64, party int) error {
 	l, batch := &bed.lanes[party], make([]T, f.Case.Batch)
 	sum, count := uint64(0), int64(0)
-	for !bed.stop.Load() {
+	for count == 0 || !bed.stop.Load() { // once even if it comes to run too late
 		for i := range batch {
 			count++
 			number := uint64(party)<<48 | uint64(count)
@@ -196,8 +210,10 @@ func readNumber[T message](m *T) uint64 {
 // Run runs the case.
 func (c Flow) Run(ctx context.Context) (*FlowResult, error) {
 	switch {
-	case c.Procs < 1 || 2*c.Procs > maxTakers || c.Batch < 1 || c.Batch > flowCapacity || c.Window <= 0 || c.By != Shmkit && c.By != ByChannel:
+	case c.Procs < 1 || 2*c.Procs > maxTakers || c.Batch < 1 || c.Batch > flowCapacity || c.Window <= 0 || c.By != Shmkit && c.By != ByChannel && !c.streamed():
 		return nil, fmt.Errorf("bench: %d processes put, %d at once, by %s for %v: nothing to do", c.Procs, c.Batch, c.By, c.Window)
+	case c.streamed() && !c.whole():
+		return nil, fmt.Errorf("bench: %d messages of %d bytes at once by %s, %d processes that get: they would get pieces", c.Batch, c.Size, c.By, c.Procs)
 	case c.Size == 8:
 		return runFlow(ctx, c, flow8)
 	case c.Size == 64:
@@ -227,6 +243,14 @@ func runFlow[T message](ctx context.Context, c Flow, start *proc.Func[flower[T]]
 	if err != nil {
 		return nil, err
 	}
+	ways := new(streams)
+	if c.streamed() {
+		if ways, err = newStreams(c.By); err != nil {
+			return nil, err
+		}
+	}
+	opened := sync.OnceValue(ways.close)
+	defer func() { err = errors.Join(err, opened()) }()
 	bed.putting.Store(int64(c.Procs))
 	all := []flower[T]{{Bed: r, Case: c, Queue: queue}}
 	for party := range 2 * c.Procs {
@@ -234,7 +258,11 @@ func runFlow[T message](ctx context.Context, c Flow, start *proc.Func[flower[T]]
 			all[0].Parties = append(all[0].Parties, party)
 			continue
 		}
-		all = append(all, flower[T]{r, c, queue, []int{party}})
+		end := ways.reads[1]
+		if party < c.Procs && c.By == ByPipe {
+			end = ways.writes[0]
+		}
+		all = append(all, flower[T]{r, c, queue, []int{party}, end})
 	}
 	if c.By != ByChannel {
 		all = all[1:]
@@ -245,6 +273,10 @@ func runFlow[T message](ctx context.Context, c Flow, start *proc.Func[flower[T]]
 	}
 	defer func() { err = errors.Join(err, crew.dismiss()) }()
 	if err := crew.until("the gate opened", func() bool { return bed.ready.Load() == int64(2*c.Procs) }); err != nil {
+		return nil, err
+	}
+	// All have their ends: from now on a pipe ends when those who put have closed theirs.
+	if err := opened(); err != nil {
 		return nil, err
 	}
 	bed.open.Store(1)
@@ -298,18 +330,35 @@ func (c Flow) subject(role Role) Subject {
 	}}
 }
 
+// others are who passes the same messages in other ways. A ring in C passes one at a time, however many there are.
+func (c Flow) others() (all []Subject) {
+	for _, way := range []string{ByChannel, ByPipe, BySocket} {
+		o := c
+		if o.By = way; !o.streamed() || o.whole() {
+			all = append(all, o.subject(Peer))
+		}
+	}
+	procs, size := strconv.Itoa(c.Procs), strconv.Itoa(c.Size)
+	all = append(all, peerC("C-ring", Peer, "flow", procs, size))
+	if c.Batch == 1 {
+		all = append(all, peerBoost("Boost", "queue", procs, size))
+	}
+	if c.Batch == 1 && c.Procs == 1 {
+		all = append(all, peerPython("Python", "queue", size), peerRedis("Redis", "BRPOP", size))
+	}
+	return all
+}
+
 var _ = Register(func() (cases []Case) {
 	for _, batch := range []int{1, 64} {
 		for _, size := range []int{8, 64, 4096} {
 			for _, procs := range []int{1, 2, 4} {
 				c := Flow{By: Shmkit, Procs: procs, Size: size, Batch: batch}
-				channel := c
-				channel.By = ByChannel
 				cases = append(cases, Case{
 					Name:     fmt.Sprintf("queue/batch=%d/size=%d/procs=%d", batch, size, procs),
 					Asks:     "messages through a queue, from so many processes to as many others; a channel between goroutines",
 					Quick:    size == 8 && procs == 1,
-					Subjects: []Subject{c.subject(Ours), channel.subject(Peer)},
+					Subjects: append([]Subject{c.subject(Ours)}, c.others()...),
 				})
 			}
 		}

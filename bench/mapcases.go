@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -147,9 +148,14 @@ var _ = Register(func() (cases []Case) {
 		{mapInsert, "Put of int64 at new keys, from an empty map to one of so many"},
 	} {
 		for _, keys := range []int{1_000, 10_000, keyed, 1_000_000} {
+			subjects := call.call.subjects(keys)
+			if keys == keyed && call.call != mapInsert {
+				name, n := string(call.call), strconv.Itoa(keys)
+				subjects = append(subjects, peerBoost("Boost", name, n), peerPython("Python-Manager", name, n), peerRedis("Redis", strings.ToUpper(name)))
+			}
 			cases = append(cases, Case{
 				Name: fmt.Sprintf("map/call=%s/size=%d", call.call, keys), Asks: call.asks,
-				Quick: keys == keyed, Subjects: call.call.subjects(keys),
+				Quick: keys == keyed, Subjects: subjects,
 			})
 		}
 	}

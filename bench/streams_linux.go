@@ -3,6 +3,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -42,6 +43,7 @@ func (s *streams) close() (err error) {
 	for _, f := range s.files {
 		err = errors.Join(err, f.Close())
 	}
+	s.files = nil
 	return err
 }
 
@@ -68,6 +70,19 @@ func (a tripper) streamLine(party int) (l line, hang func() error, err error) {
 	l.send = func() error { _, err := conn.Write(buffer); return err }
 	l.await = func() error { _, err := conn.Read(buffer); return err }
 	return l, conn.Close, nil
+}
+
+// openEnd opens one end of what newStreams made for a flow, to write or to read.
+func openEnd(way, end string, write bool) (io.ReadWriteCloser, error) {
+	switch {
+	case way == ByPipe && write:
+		return os.OpenFile(end, os.O_WRONLY, 0)
+	case way == ByPipe:
+		return os.OpenFile(end, os.O_RDONLY, 0)
+	case write:
+		return meetAt(end, 0)
+	}
+	return meetAt(end, 1)
 }
 
 // meetAt connects the two parties.

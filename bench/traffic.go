@@ -161,7 +161,7 @@ func (c Traffic) drive(x *crossing, d dict, party int) error {
 	l, m := &x.lanes[party], mix{uint32(c.Writes), uint32(party+1) * 2654435761}
 	at := uint64(party)
 	count, wrote := int64(0), int64(0)
-	for !x.stop.Load() {
+	for count == 0 || !x.stop.Load() { // once even if it comes to run too late
 		for range 64 {
 			if m.write() {
 				wrote++

@@ -3,6 +3,7 @@
 //	peers contended LOCK PROCS INSIDE_NS OUTSIDE_NS WRITES MS
 //	peers alone LOCK MS
 //	peers pingpong MS
+//	peers flow PROCS SIZE MS
 //
 // It prints lines of a word and numbers; package bench reads them. Each process counts on cache lines of its own;
 // a total that is wrong, or a process that fails, ends it with 1.
@@ -10,6 +11,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -152,7 +154,7 @@ static void taker(enum kind k, struct lane *l, int procs, int inside, int outsid
 	pass(procs);
 	used(l, -1);
 	int64_t left = now(), took = 0;
-	while (!atomic_load(&s->stop)) {
+	while (took == 0 || !atomic_load(&s->stop)) { // once even if it comes to run too late
 		int64_t begin = now();
 		if (begin - left > l->longest)
 			l->longest = begin - left;
@@ -319,6 +321,156 @@ static void pingpong(char **a) {
 	print_waits(waits);
 }
 
+// Dmitry Vyukov's bounded queue for many producers and many consumers: each cell says whose turn it is. Who finds
+// it full or empty spins, and lets others run after a while: processors are fewer than processes at times.
+enum { CELLS = 1024, LARGEST = 4096 };
+
+static struct ring {
+	_Alignas(128) atomic_ulong put;
+	_Alignas(128) atomic_ulong got;
+	_Alignas(128) atomic_int putting;
+	_Alignas(128) char cells[CELLS * (LARGEST + 16)];
+} *r;
+
+static size_t stride;
+
+struct cell {
+	atomic_ulong seq;
+	uint64_t data[];
+};
+
+static inline struct cell *cell(unsigned long at) { return (struct cell *)(r->cells + (at % CELLS) * stride); }
+
+static inline int try_put(const uint64_t *message, size_t size) {
+	unsigned long at = atomic_load_explicit(&r->put, memory_order_relaxed);
+	for (;;) {
+		struct cell *c = cell(at);
+		long behind = (long)(atomic_load_explicit(&c->seq, memory_order_acquire) - at);
+		if (behind < 0)
+			return 0;
+		if (behind > 0)
+			at = atomic_load_explicit(&r->put, memory_order_relaxed);
+		else if (atomic_compare_exchange_weak_explicit(&r->put, &at, at + 1, memory_order_relaxed, memory_order_relaxed)) {
+			memcpy(c->data, message, size);
+			atomic_store_explicit(&c->seq, at + 1, memory_order_release);
+			return 1;
+		}
+	}
+}
+
+static inline int try_get(uint64_t *message, size_t size) {
+	unsigned long at = atomic_load_explicit(&r->got, memory_order_relaxed);
+	for (;;) {
+		struct cell *c = cell(at);
+		long behind = (long)(atomic_load_explicit(&c->seq, memory_order_acquire) - (at + 1));
+		if (behind < 0)
+			return 0;
+		if (behind > 0)
+			at = atomic_load_explicit(&r->got, memory_order_relaxed);
+		else if (atomic_compare_exchange_weak_explicit(&r->got, &at, at + 1, memory_order_relaxed, memory_order_relaxed)) {
+			memcpy(message, c->data, size);
+			atomic_store_explicit(&c->seq, at + CELLS, memory_order_release);
+			return 1;
+		}
+	}
+}
+
+static inline void again(int *tries) {
+	if (++*tries % 256 == 0)
+		sched_yield();
+	else {
+#if defined __x86_64__ || defined __i386__
+		__builtin_ia32_pause();
+#endif
+	}
+}
+
+// passer puts if party < procs, or gets. The size is a constant in each place that calls it, as a compiler would know it.
+static inline __attribute__((always_inline)) void passer(int party, int procs, const size_t size) {
+	struct lane *l = &s->lanes[party];
+	uint64_t message[LARGEST / 8] = {0}, sum = 0;
+	int64_t count = 0;
+	pass(2 * procs);
+	used(l, -1);
+	if (party < procs) {
+		while (count == 0 || !atomic_load_explicit(&s->stop, memory_order_relaxed)) {
+			count++;
+			message[0] = (uint64_t)party << 48 | count;
+			sum += message[0];
+			for (int tries = 0; !try_put(message, size);)
+				again(&tries);
+			atomic_store_explicit(&l->took, count, memory_order_relaxed);
+		}
+		atomic_fetch_sub(&r->putting, 1);
+	} else {
+		for (int tries = 0;;) {
+			int last = atomic_load(&r->putting) == 0;
+			if (try_get(message, size)) {
+				sum += message[0];
+				atomic_store_explicit(&l->took, ++count, memory_order_relaxed);
+			} else if (last)
+				break;
+			else
+				again(&tries);
+		}
+	}
+	l->wrote = sum;
+	used(l, 1);
+}
+
+static void flow(char **a) {
+	int procs = atoi(a[0]), size = atoi(a[1]), ms = atoi(a[2]);
+	int64_t before[MOST], ops = 0, put = 0, got = 0, cpu = 0, switches = 0;
+	uint64_t sum = 0;
+	r = mmap(NULL, sizeof *r, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (r == MAP_FAILED)
+		fail("mmap", errno);
+	stride = (sizeof(struct cell) + size + 15) / 16 * 16;
+	for (unsigned long i = 0; i < CELLS; i++)
+		atomic_store(&cell(i)->seq, i);
+	atomic_store(&r->putting, procs);
+	pid_t self = getpid();
+	for (int i = 0; i < 2 * procs; i++)
+		if (child(self) == 0) {
+			if (size == 8)
+				passer(i, procs, 8);
+			else if (size == 64)
+				passer(i, procs, 64);
+			else
+				passer(i, procs, LARGEST);
+			_exit(0);
+		}
+	while (atomic_load(&s->ready) < 2 * procs)
+		usleep(100);
+	atomic_store(&s->open, 1);
+	usleep(ms * 100);
+	int64_t begin = now();
+	for (int i = 0; i < procs; i++)
+		before[i] = atomic_load(&s->lanes[procs + i].took);
+	usleep(ms * 1000);
+	int64_t elapsed = now() - begin;
+	printf("shares");
+	for (int i = 0; i < procs; i++) {
+		int64_t share = atomic_load(&s->lanes[procs + i].took) - before[i];
+		printf(" %lld", (long long)share);
+		ops += share;
+	}
+	atomic_store(&s->stop, 1);
+	fflush(stdout);
+	reap(2 * procs);
+	for (int i = 0; i < 2 * procs; i++) {
+		struct lane *l = &s->lanes[i];
+		*(i < procs ? &put : &got) += atomic_load(&l->took);
+		sum += i < procs ? (uint64_t)l->wrote : -(uint64_t)l->wrote;
+		cpu += l->cpu;
+		switches += l->switches;
+	}
+	if (put != got || sum != 0)
+		fail("messages are missing", EINVAL);
+	printf("\nbytes %d", size);
+	printf("\nops %lld\nelapsed %lld\ntotal %lld\ncpu %lld\nswitches %lld\n", (long long)ops, (long long)elapsed, (long long)got, (long long)cpu, (long long)switches);
+}
+
 int main(int n, char **a) {
 	s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (s == MAP_FAILED)
@@ -329,6 +481,8 @@ int main(int n, char **a) {
 		alone(a + 2);
 	else if (n == 3 && !strcmp(a[1], "pingpong"))
 		pingpong(a + 2);
+	else if (n == 5 && !strcmp(a[1], "flow") && atoi(a[2]) >= 1 && atoi(a[2]) <= MOST / 2 && (atoi(a[3]) == 8 || atoi(a[3]) == 64 || atoi(a[3]) == LARGEST))
+		flow(a + 2);
 	else
 		return 2;
 	return fflush(stdout) ? 1 : 0;
