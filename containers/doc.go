@@ -17,7 +17,7 @@
 //
 // A call that changes an object takes the object's lock and is seen as a whole or not at all. A call that reads
 // does not wait, and sees what was committed last. Between Lock and Unlock, and inside With and Update, the
-// lock is held by the caller; Locked is the view for that time.
+// lock is held by the caller; Locked is the view for that time. [Atomic] and [SharedRing] have no lock, and say what they do without.
 //
 // A process may be killed at any instruction. The object is then as it was before the call that was cut off,
 // or as after it, and its lock is free: whoever takes it next brings the object to its committed state first.
@@ -27,6 +27,8 @@
 //	value        the count whose lowest bit says which of two cells is current
 //	array, list  their sequence word, or the bounds; see there
 //	map          a control word of eight slots, or the operation that it takes
+//	queue        the number of messages put, or got; or the entry of a lease
+//	ring         the same numbers
 //	name         the word that links its entry
 //	new object   its generation becoming odd
 //	destroyed    its generation becoming even
