@@ -21,9 +21,13 @@ type usage struct {
 }
 
 // usageOfThread returns the usage of the thread that runs, to which the goroutine is locked.
-func usageOfThread() usage {
+func usageOfThread() usage { return usageOf(unix.RUSAGE_THREAD) }
+
+func usageOfProcess() usage { return usageOf(unix.RUSAGE_SELF) }
+
+func usageOf(who int) usage {
 	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
+	if err := unix.Getrusage(who, &u); err != nil {
 		panic(err)
 	}
 	return usage{int64(u.Nvcsw), time.Duration(u.Utime.Nano() + u.Stime.Nano())}
