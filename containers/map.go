@@ -86,6 +86,11 @@ func (m SharedMap[K, V]) Get(k K) (v V, ok bool) {
 	if m.obj == nil {
 		m.notLive("Get")
 	}
+	if m.shape.inWords() {
+		if v, ok, done := m.getWord(&k); done {
+			return v, ok
+		}
+	}
 	t := m.table()
 	key := keyOf(t, &k)
 	for try := 1; ; try++ {
