@@ -2,10 +2,13 @@ package bench
 
 import (
 	"context"
+	"flag"
 	"os"
 	"testing"
 	"time"
 )
+
+var slowPeers = flag.Bool("slow-peers", false, "also try those peers that take long to begin")
 
 func TestPeersInPythonAreMeasured(t *testing.T) {
 	if err := needPython(); err != nil {
@@ -46,8 +49,8 @@ func TestRedisIsMeasuredAndLeavesNothing(t *testing.T) {
 }
 
 func TestBoostIsMeasured(t *testing.T) {
-	if testing.Short() {
-		t.Skip("the compiler takes many seconds")
+	if !*slowPeers {
+		t.Skip("the compiler takes half a minute: -slow-peers runs it")
 	}
 	if err := needBoost(); err != nil {
 		t.Skip(err)
