@@ -28,6 +28,13 @@
 // a few words of the lane and the state byte, without a lock. A magazine is filled from the class' spans, and emptied into
 // them, under the lock of the class, by an inner operation that ends before the outer one does.
 //
+// The states of a page's blocks are one cache line, so two lanes that fill from the same span slow each other down with every block: two processes
+// that allocated and freed blocks of 64 bytes got 0.4 to 0.6 of what two independent loops do, and 1.0 with blocks of other pages. So the
+// descriptor of a span says which lane has filled from it last, and a fill passes by up to eight spans of others before it takes a new one, as long
+// as fewer are listed and there are pages without growth, or shares the one with the most free blocks. Where blocks are so large that few
+// are in a page it takes the first. That is a hint: it is looked at under the lock of the class, and any value will do. Of a process that is
+// gone it counts for nothing. Eight lanes have 1 to 2 % more pages for 10,000 blocks of 16 to 1024 bytes than they had without.
+//
 // # What a kill leaves
 //
 // All stores go through package txn, which undoes them, or finishes them, before anybody may take a lock of the dead

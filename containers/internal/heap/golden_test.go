@@ -37,6 +37,7 @@ func layout() string {
 	row("descriptor.kind", unsafe.Offsetof(d.kind), unsafe.Sizeof(d.kind))
 	row("descriptor.mask", unsafe.Offsetof(d.mask), unsafe.Sizeof(d.mask))
 	row("descriptor.link", unsafe.Offsetof(d.link), unsafe.Sizeof(d.link))
+	row("descriptor.filler", unsafe.Offsetof(d.filler), unsafe.Sizeof(d.filler))
 	var o objectHead
 	row("object", 0, unsafe.Sizeof(o))
 	row("object.gen", unsafe.Offsetof(o.gen), unsafe.Sizeof(o.gen))

@@ -50,7 +50,10 @@ type descriptor struct {
 	kind atomic.Uint64 // below; guarded by pageLine.mu
 	mask atomic.Uint64 // of a span: its free blocks, one bit each
 	link atomic.Uint64 // of a span: the next one with free blocks, and the one before, as pages+1: next<<32 | previous
-	_    uint64
+
+	// Of a span: which lane has filled its magazine from it last: slot*64 + lane + 1, 0 none. It is a hint, which any value may be in: who is
+	// killed, or undone, leaves it as it is.
+	filler atomic.Uint64
 }
 
 const (

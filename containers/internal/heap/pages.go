@@ -90,6 +90,16 @@ func (p *Heap) search(n, from, count uint64) (first, low uint64, ok bool, err er
 	return 0, low, false, nil
 }
 
+// spare reports whether there are n free pages in a row without growth.
+func (p *Heap) spare(n uint64) (bool, error) {
+	count, err := p.recount()
+	if err != nil {
+		return false, err
+	}
+	_, _, ok, err := p.search(n, 0, count)
+	return ok, err
+}
+
 // seek finds n free pages in a row that have memory, and lets the heap grow if there are none. dirty says that they may have been
 // written before.
 func (p *Heap) seek(n uint64) (first, low uint64, dirty bool, err error) {

@@ -139,6 +139,15 @@ var scenarios = map[string]struct {
 	"flush into three spans": {0, 0, func(w *world, p *Heap) error {
 		return first(apart(w, p), w.create(p, 20, 1000, 64), w.empty(p, 1, 2), w.empty(p, 5, 1))
 	}, func(w *world, p *Heap) error { return first(w.create(p, 21, 64, 64), p.Flush()) }},
+	"magazine filled beside another lane": {0, 0, besideLane(func(w *world, p *Heap) error {
+		return w.create(p, 1, 64, 64)
+	}), func(w *world, p *Heap) error { return w.create(p, 0, 64, 64) }},
+	"magazine filled from another lane's span": {0, 0, besideLane(func(w *world, p *Heap) error {
+		return first(apartOf(w, p, passMost), w.fill(p, 80, 1, 32_000))
+	}), func(w *world, p *Heap) error { return w.create(p, 60, 1000, 64) }},
+	"magazine filled from a dead process' span": {0, 0, func(w *world, p *Heap) error {
+		return first(warm(w, p), w.create(w.process(1), 1, 320, 64))
+	}, func(w *world, p *Heap) error { return w.create(p, 0, 320, 64) }},
 	"flush": {0, 0, func(w *world, p *Heap) error {
 		return first(warm(w, p), w.fill(p, 0, 3, 2048), w.empty(p, 0, 2), w.create(p, 5, 4096, 64))
 	}, func(w *world, p *Heap) error {
@@ -156,8 +165,29 @@ func nothing(*world, *Heap) error { return nil }
 func warm(w *world, p *Heap) error { return w.create(p, 90, 64, 64) }
 
 // apart leaves three spans of four blocks, of which one is free in each, and an empty magazine.
-func apart(w *world, p *Heap) error {
-	return first(warm(w, p), w.fill(p, 0, 12, 1000), w.empty(p, 0, 1), w.empty(p, 4, 1), w.empty(p, 8, 1), p.Flush())
+func apart(w *world, p *Heap) error { return first(warm(w, p), apartOf(w, p, 3)) }
+
+func apartOf(w *world, p *Heap, spans int) error {
+	if err := w.fill(p, 0, 4*spans, 1000); err != nil {
+		return err
+	}
+	for i := range spans {
+		if err := w.empty(p, 4*i, 1); err != nil {
+			return err
+		}
+	}
+	return p.Flush()
+}
+
+// besideLane has prepare run in the second lane of the process, while the first one, which the operation will have, is in use.
+func besideLane(prepare func(w *world, p *Heap) error) func(w *world, p *Heap) error {
+	return func(w *world, p *Heap) error {
+		l, err := p.Enter()
+		if err != nil {
+			return err
+		}
+		return first(prepare(w, p), l.Leave())
+	}
 }
 
 func first(errs ...error) error {

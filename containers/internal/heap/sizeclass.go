@@ -23,6 +23,7 @@ type class struct {
 	blocks   uint64 // of a span
 	capacity uint64 // of a magazine
 	at, end  int    // where a magazine's blocks are in a lane's private memory
+	apart    bool   // lanes fill from spans of their own as far as there are some
 }
 
 var (
@@ -59,6 +60,7 @@ func init() {
 		if i == objectClass {
 			c.capacity = magazineOfObj
 		}
+		c.apart = c.size <= magazineLarge && i != objectClass // several in a page; the spans of objects stay
 		c.at = at
 		at += int(c.capacity)
 		c.end = at

@@ -1,6 +1,7 @@
 package heap
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 
@@ -31,22 +32,17 @@ func (p *Heap) fill(l *txn.Lane, c int) error {
 	}
 	return p.inner(l, &line.mu, func(held *locks) error {
 		n, want := uint64(0), max(1, k.capacity/2)
-		for n < want {
-			var d *descriptor
-			page := line.head.Load()
-			var err error
-			switch {
-			case page != 0:
-				page--
-				d, err = p.span(c, page)
-			case n == 0:
-				page, d, err = p.newSpan(l, c, held)
+		list := listed{next: line.head.Load()}
+		for n < want && (n == 0 || l.InnerRoom() >= fillEntries) {
+			page, d, err := p.pick(l, c, &list)
+			if err == nil && d == nil {
+				if n != 0 {
+					break // the next fill goes on
+				}
+				page, d, err = p.share(l, c, &list, held)
 			}
 			if err != nil {
 				return err
-			}
-			if d == nil || n != 0 && l.InnerRoom() < fillEntries {
-				break
 			}
 			mask := d.mask.Load()
 			for off := p.offsetOf(page); mask != 0 && n < want; n++ {
@@ -62,6 +58,9 @@ func (p *Heap) fill(l *txn.Lane, c int) error {
 			if err := l.Inner(&d.mask, mask); err != nil {
 				return err
 			}
+			if me := filler(l); k.apart && d.filler.Load() != me {
+				txn.Put(&d.filler, me) // not undone: see descriptor
+			}
 		}
 		return l.Inner(m.n, n)
 	})
@@ -69,6 +68,85 @@ func (p *Heap) fill(l *txn.Lane, c int) error {
 
 // fillEntries is more than what taking blocks out of one span logs, and their number.
 const fillEntries = 8
+
+// passMost is how many spans of others a fill passes by.
+const passMost = 8
+
+// filler is what the descriptor of a span says that l fills from.
+func filler(l *txn.Lane) uint64 { return uint64(l.Slot()*txn.MaxLanes+l.Number()) + 1 }
+
+// otherFills reports whether another lane fills from a span, as far as its descriptor tells: one of this process, or of another one that is
+// attached.
+func (p *Heap) otherFills(l *txn.Lane, d *descriptor) bool {
+	by := d.filler.Load()
+	if by == 0 || by == filler(l) {
+		return false
+	}
+	slot := (by - 1) / txn.MaxLanes
+	if slot >= shm.Slots {
+		return false
+	}
+	if int(slot) == l.Slot() {
+		return true
+	}
+	token, _ := p.r.Attached(int(slot))
+	return token != 0
+}
+
+// listed is where a fill is in the list of its class.
+type listed struct {
+	next   uint64 // page of the span to look at next, +1; 0 none
+	passed int    // spans of others
+	page   uint64 // of those the one with the most free blocks
+	best   *descriptor
+	free   int
+}
+
+// pick returns the next span of class c in the list that nobody else fills from; nil if there is none, or too many of others are in front
+// of it. Each span that it returns has a free block, so that no list is endless.
+func (p *Heap) pick(l *txn.Lane, c int, list *listed) (page uint64, d *descriptor, err error) {
+	for list.next != 0 && list.passed < passMost {
+		page = list.next - 1
+		if d, err = p.span(c, page); err != nil {
+			return 0, nil, err
+		}
+		free := bits.OnesCount64(d.mask.Load())
+		if free == 0 {
+			return 0, nil, fmt.Errorf("heap: span at page %d is listed, and has no free block: %w", page, shm.ErrCorrupt)
+		}
+		list.next = d.link.Load() >> 32
+		if !classes[c].apart || !p.otherFills(l, d) {
+			return page, d, nil
+		}
+		list.passed++
+		if free > list.free {
+			list.page, list.best, list.free = page, d, free
+		}
+	}
+	return 0, nil, nil
+}
+
+// share returns a span of class c for who has picked none: a new one as long as few are listed, and there are pages without growth;
+// else one that somebody else fills from.
+func (p *Heap) share(l *txn.Lane, c int, list *listed, held *locks) (page uint64, d *descriptor, err error) {
+	if list.best == nil {
+		return p.newSpan(l, c, held)
+	}
+	if list.passed < passMost {
+		if err := held.lockPages(); err != nil {
+			return 0, nil, err
+		}
+		if ok, err := p.spare(classes[c].pages); err != nil {
+			return 0, nil, err
+		} else if ok {
+			page, d, err = p.newSpan(l, c, held)
+			if !errors.Is(err, shm.ErrNoSpace) { // the system may refuse memory that was given back: nothing is logged then
+				return page, d, err
+			}
+		}
+	}
+	return list.page, list.best, nil
+}
 
 // newSpan makes a span of class c, all of whose blocks are free, and lists it.
 func (p *Heap) newSpan(l *txn.Lane, c int, held *locks) (page uint64, d *descriptor, err error) {
