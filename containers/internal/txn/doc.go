@@ -93,6 +93,17 @@
 //
 // Nobody needs to know the types of what is stored: an entry is an offset and a word.
 //
+// # No lane notes a lock
+//
+// The first design had a few words in the control line for the locks that an operation holds, so that recovery gives them back, and a caller's mutex
+// that a transaction held comes back without a word of the death. Neither is needed. A lock keeps the dead one's token until somebody
+// wants it, who takes it over by the word itself when the slot is undone: a container's lock is repaired then, and clean, and a caller's is
+// inconsistent. That is right for it also when a transaction had it, all of whose words are before or after: it guards what else its
+// caller keeps under it, of which the storage knows nothing, so only the caller can say that all is well. And a note can lie. One that is written before
+// the lock is taken, as an intent, stands also while the process waits for the lock, and one that is cleared after the release stands a
+// moment too long: another goroutine of the process may have the lock meanwhile, for something that is not logged, and who gives back what is noted
+// would pass on what that has left half done. The tests' model of marks finds both.
+//
 // # Panics
 //
 // An operation that ends without Commit is rolled back by [Lane.Leave], with the code that recovery uses. It is meant to

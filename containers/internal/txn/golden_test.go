@@ -18,7 +18,6 @@ func TestLayoutOfLanes(t *testing.T) {
 	row("line.word", unsafe.Offsetof(l.word), unsafe.Sizeof(l.word))
 	row("line.inner", unsafe.Offsetof(l.inner), unsafe.Sizeof(l.inner))
 	row("line.memory", unsafe.Offsetof(l.memory), unsafe.Sizeof(l.memory))
-	row("line.held", unsafe.Offsetof(l.held), unsafe.Sizeof(l.held))
 	row("line.drainer", unsafe.Offsetof(l.drainer), unsafe.Sizeof(l.drainer))
 	row("line.more", unsafe.Offsetof(l.more), unsafe.Sizeof(l.more))
 	var m memory
@@ -44,7 +43,6 @@ const golden = `line                 0   128
 line.word            0     8
 line.inner           8     8
 line.memory         16     8
-line.held           24    32
 line.drainer        56     8
 line.more           64    64
 memory               0  8192

@@ -36,10 +36,10 @@ const (
 // recovers that.
 type line struct {
 	_       structs.HostLayout
-	word    atomic.Uint64             // of the outer log: see transitions.go
-	inner   atomic.Uint64             // how many entries of the inner log count; 0: none is under way
-	memory  atomic.Uint64             // offset of the lane's memory, 0 none yet; then for ever
-	held    [4]atomic.Uint64          // reserved: locks of a transaction, noted after they are taken and cleared before they are released
+	word    atomic.Uint64 // of the outer log: see transitions.go
+	inner   atomic.Uint64 // how many entries of the inner log count; 0: none is under way
+	memory  atomic.Uint64 // offset of the lane's memory, 0 none yet; then for ever
+	_       [32]byte
 	drainer atomic.Uint64             // of the first line: token of the process that drains the slot, or died over it
 	more    [extensions]atomic.Uint64 // offsets of the extensions, 0 none yet, and none behind; then for ever
 }
