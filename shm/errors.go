@@ -9,6 +9,10 @@ import (
 // Beside these, errors of this package are Go's own where Go has a word: [io/fs.ErrExist],
 // [io/fs.ErrNotExist], [io/fs.ErrInvalid] for names and sizes, [os.ErrDeadlineExceeded],
 // [errors.ErrUnsupported].
+//
+// A call that stores something in a region, and finds no memory, asks all processes to give back what they keep in reserve before it
+// returns ErrNoSpace, and waits for that without a look at its context, if it has one: up to half a second, and if that brings nothing
+// not again for a second.
 var (
 	ErrClosed       = errors.New("region closed")                       // used after Close, in this process
 	ErrCorrupt      = errors.New("not a region, or a damaged one")      // an invariant no correct process breaks is broken: trust nothing

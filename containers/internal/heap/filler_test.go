@@ -236,8 +236,8 @@ func TestListedSpanWithoutFreeBlocksIsRefused(t *testing.T) {
 
 // A yard is where a process puts the offsets of its blocks, and waits.
 type yard struct {
-	ready, stop atomic.Uint64
-	blocks      [fillBlocks]atomic.Uint64
+	ready  atomic.Uint64
+	blocks [fillBlocks]atomic.Uint64
 }
 
 const fillBlocks = 100
@@ -265,6 +265,47 @@ var filling = proc.Define("heap filler", func(ctx context.Context, a yardArgs) e
 	return nil
 })
 
+// A fillerProcess lives, and has some blocks, and others in reserve.
+type fillerProcess struct {
+	*proc.Process
+	blocks []shm.Offset
+}
+
+// Kill kills it, and waits until it is gone.
+func (p fillerProcess) Kill() {
+	p.Process.Kill()
+	p.Process.Wait()
+}
+
+func startFiller(t *testing.T, r *shm.Region) (p fillerProcess) {
+	t.Helper()
+	yr, err := shm.Anonymous(shm.Size(4096), shm.Limit(4096))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { yr.Close() })
+	y, err := shm.At[yard](yr, yr.Data())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Process, err = filling.Start(t.Context(), yardArgs{r, yr}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.Kill()
+		p.Process.Close()
+	})
+	for end := time.Now().Add(30 * time.Second); y.ready.Load() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the process does not come to the point")
+		}
+	}
+	for i := range y.blocks {
+		p.blocks = append(p.blocks, shm.Offset(y.blocks[i].Load()))
+	}
+	return p
+}
+
 // Two processes have no page in common while both live. When one is dead, the other one goes on with its spans, and takes no new ones.
 func TestProcessesFillFromPagesOfTheirOwn(t *testing.T) {
 	r, err := shm.Anonymous(shm.Size(1<<20), shm.Limit(1<<20))
@@ -279,32 +320,9 @@ func TestProcessesFillFromPagesOfTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	yr, err := shm.Anonymous(shm.Size(4096), shm.Limit(4096))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer yr.Close()
-	y, err := shm.At[yard](yr, yr.Data())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var mine, theirs []shm.Offset
-	mine = append(mine, alloc(t, p, 64))
-	child, err := filling.Start(t.Context(), yardArgs{r, yr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer child.Close()
-	defer child.Wait()
-	defer child.Kill()
-	for end := time.Now().Add(30 * time.Second); y.ready.Load() == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the process does not come to the point")
-		}
-	}
-	for i := range y.blocks {
-		theirs = append(theirs, shm.Offset(y.blocks[i].Load()))
-	}
+	mine := []shm.Offset{alloc(t, p, 64)}
+	child := startFiller(t, r)
+	theirs := child.blocks
 	for range fillBlocks {
 		mine = append(mine, alloc(t, p, 64))
 	}
@@ -313,7 +331,6 @@ func TestProcessesFillFromPagesOfTheirOwn(t *testing.T) {
 	}
 	// Those of the dead one: it has a span that is not used up, and the others have free blocks again.
 	child.Kill()
-	child.Wait()
 	settle(t, r, p)
 	for i, off := range theirs {
 		if i%2 == 0 {

@@ -142,11 +142,11 @@ func (p *Heap) AllocIn(l *txn.Lane, n, align uint64) (shm.Offset, error) {
 		return 0, fmt.Errorf("heap: %w", shm.ErrClosed)
 	}
 	off, err := p.allocIn(l, n, align)
-	if errors.Is(err, shm.ErrNoSpace) && p.relieve(l) == nil {
-		off, err = p.allocIn(l, n, align)
-	}
-	if errors.Is(err, shm.ErrNoSpace) && p.others() {
-		off, err = p.allocIn(l, n, align)
+	if err != nil {
+		err = p.scarce(l, err, func() (err error) {
+			off, err = p.allocIn(l, n, align)
+			return err
+		})
 	}
 	return off, err
 }

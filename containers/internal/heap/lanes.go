@@ -1,7 +1,6 @@
 package heap
 
 import (
-	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -58,19 +57,25 @@ func laneOf(kind uint64) (slot, lane int) {
 }
 
 // Lines makes control lines for a slot: see [txn.Blocks].
-func (p *Heap) Lines(slot int) error { return p.bootPages(txn.LinesSize/pageSize, slot, laneLines) }
+func (p *Heap) Lines(slot int) error {
+	lines := func() error { return p.bootPages(txn.LinesSize/pageSize, slot, laneLines) }
+	return p.scarce(nil, lines(), lines)
+}
 
-// Memory makes the memory of a lane: see [txn.Blocks].
-func (p *Heap) Memory(slot, lane int) error { return p.bootPages(txn.MemorySize/pageSize, slot, lane) }
+// Memory makes the memory of a lane: see [txn.Blocks]. Only the first one of a process is worth a wait.
+func (p *Heap) Memory(slot, lane int) error {
+	memory := func() error { return p.bootPages(txn.MemorySize/pageSize, slot, lane) }
+	err := memory()
+	if lane == 0 {
+		err = p.scarce(nil, err, memory)
+	}
+	return err
+}
 
 // More makes an extension of a lane's log: see [txn.Blocks].
 func (p *Heap) More(l *txn.Lane, k int) error {
 	more := func() error { return p.bootPages(1<<k, l.Slot(), l.Number()|(k+1)<<8) }
-	err := more()
-	if errors.Is(err, shm.ErrNoSpace) && p.relieve(l) == nil {
-		err = more()
-	}
-	return err
+	return p.scarce(l, more(), more)
 }
 
 // take takes a block of class c out of the magazine of l, and notes it in the operation there.
