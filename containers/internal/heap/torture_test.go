@@ -28,7 +28,8 @@ type ledger struct {
 	now          [each]atomic.Uint64 // sizes of the blocks after the last ended
 	changes      [4]atomic.Uint64    // of each pair, ended
 	doubtful     [4]atomic.Uint64    // cut off: applied or not
-	_            [32 - 16]atomic.Uint64
+	token        atomic.Uint64       // of the process
+	_            [32 - 17]atomic.Uint64
 }
 
 type tortureArgs struct {
@@ -52,6 +53,7 @@ var torture = proc.Define("heap torture", func(_ context.Context, a tortureArgs)
 	if err != nil {
 		return err
 	}
+	all[a.Number].token.Store(uint64(shm.Self()))
 	return torment(w, p, &all[a.Number], a)
 })
 
@@ -169,8 +171,14 @@ func TestTorturedProcessesLoseNothing(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
+	all, err := shm.At[[torturers]ledger](ledgers, ledgers.Data())
+	if err != nil {
+		t.Fatal(err)
+	}
 	var children [torturers]*proc.Process
+	var goals [torturers]uint64 // how many operations are to have ended before the next kill
 	start := func(i, rounds int) {
+		goals[i] = all[i].ended.Load() + 1 + rng.Uint64N(50)
 		child, err := torture.Start(t.Context(), tortureArgs{r, ledgers, i, rng.Uint64(), rounds})
 		if err != nil {
 			t.Fatal(err)
@@ -180,37 +188,60 @@ func TestTorturedProcessesLoseNothing(t *testing.T) {
 	for i := range children {
 		start(i, 0)
 	}
-	all, err := shm.At[[torturers]ledger](ledgers, ledgers.Data())
-	if err != nil {
-		t.Fatal(err)
-	}
 	n := *kills
 	if testing.Short() {
 		n = min(n, 100)
 	}
-	for k := range n {
-		i := rng.IntN(torturers)
-		// It has to get somewhere, or only starting is tortured.
-		for before := all[i].ended.Load(); all[i].ended.Load() < before+1+uint64(rng.IntN(50)); {
+	operations := func() (sum uint64) {
+		for i := range all {
+			sum += all[i].ended.Load()
+		}
+		return sum
+	}
+	began := time.Now()
+	told, toldKills := began, 0
+	for k := 0; k < n; {
+		// Each has to get somewhere, or only starting is tortured.
+		var victims []int
+		for _, i := range rng.Perm(torturers) {
 			select {
 			case <-children[i].Done():
 				t.Fatalf("kill %d: %v", k, children[i].Wait())
-			case <-time.After(200 * time.Microsecond):
+			default:
+			}
+			if all[i].ended.Load() >= goals[i] && len(victims) < n-k && (len(victims) == 0 || rng.IntN(2) == 0) {
+				victims = append(victims, i)
 			}
 		}
-		if err := children[i].Kill(); err != nil {
-			t.Fatal(err)
+		if len(victims) == 0 {
+			time.Sleep(200 * time.Microsecond)
+			continue
 		}
-		var exit *proc.ExitError
-		if err := children[i].Wait(); !errors.As(err, &exit) || exit.Code != killedCode {
-			t.Fatalf("kill %d: %v", k, err)
+		for _, i := range victims {
+			if err := children[i].Kill(); err != nil {
+				t.Fatal(err)
+			}
 		}
-		children[i].Close()
-		start(i, 0)
-		if k%20 == 0 {
-			if err := p.Check(); err != nil { // of a live heap
+		soon := rng.IntN(4) != 0 // else the others find out
+		for _, i := range victims {
+			var exit *proc.ExitError
+			if err := children[i].Wait(); !errors.As(err, &exit) || exit.Code != killedCode {
 				t.Fatalf("kill %d: %v", k, err)
 			}
+			children[i].Close()
+			if soon {
+				r.Settled(shm.Token(all[i].token.Load()))
+			}
+			start(i, 0)
+			if k++; k%20 == 0 {
+				if err := p.Check(); err != nil { // of a live heap
+					t.Fatalf("kill %d: %v", k, err)
+				}
+			}
+		}
+		if since := time.Since(told); since >= 10*time.Second {
+			t.Logf("%d of %d kills, %.0f in a second; %d operations", k, n, float64(k-toldKills)/since.Seconds(), operations())
+			told, toldKills = time.Now(), k
 		}
 	}
 	for i := range children {
@@ -253,7 +284,7 @@ func TestTorturedProcessesLoseNothing(t *testing.T) {
 		}
 		mu.Unlock()
 	}
-	t.Logf("%d kills; %d live blocks, %d KiB used", n, u.LiveBlocks, u.Used>>10)
+	t.Logf("%d kills, %.0f in a second; %d operations; %d live blocks, %d KiB used", n, float64(n)/time.Since(began).Seconds(), operations(), u.LiveBlocks, u.Used>>10)
 }
 
 // settle waits until every dead process of r has been cleared up after.

@@ -187,7 +187,7 @@ func (w *world) state(p *Heap) (string, error) {
 				return "", err
 			}
 			fmt.Fprintf(&s, "table %d: %d bytes\n", i, first.Load())
-			if b, err := w.r.Bytes(shm.Offset(off), first.Load()); err != nil || len(b) > 8 && len(bytes.Trim(b[8:], "\x00")) != 0 {
+			if b, err := w.r.Bytes(shm.Offset(off), first.Load()); err != nil || len(b) > 8 && !zeroed(b[8:]) {
 				return "", fmt.Errorf("table %d: block of %d bytes was written by others (%v)", i, first.Load(), err)
 			}
 		}
@@ -234,6 +234,20 @@ func (w *world) state(p *Heap) (string, error) {
 	return s.String(), errors.Join(err, failed)
 }
 
+var noBytes [4096]byte
+
+// zeroed reports whether b has nothing but zeros.
+func zeroed(b []byte) bool {
+	for len(b) > 0 {
+		n := min(len(b), len(noBytes))
+		if !bytes.Equal(b[:n], noBytes[:n]) {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
+}
+
 // What processes do.
 
 // create allocates a block for entry i of the table.
@@ -264,7 +278,7 @@ func (w *world) createIn(p *Heap, l *txn.Lane, i int, n, align uint64) error {
 	if err != nil {
 		return err
 	}
-	if b, err := w.r.Bytes(off, n); err != nil || len(bytes.Trim(b, "\x00")) != 0 {
+	if b, err := w.r.Bytes(off, n); err != nil || !zeroed(b) {
 		return fmt.Errorf("block of %d bytes at %d is not clear (%v)", n, off, err)
 	}
 	txn.Put(first, n)
