@@ -341,8 +341,11 @@ var countUp = proc.Define("count under a semaphore", func(_ context.Context, o o
 func TestSemaphoreOfOnePermitExcludesProcesses(t *testing.T) {
 	for _, c := range []struct{ procs, goroutines, rounds int }{{2, 1, 50_000}, {10, 1, 10_000}, {3, 3, 10_000}} {
 		t.Run(fmt.Sprintf("procs=%d/goroutines=%d", c.procs, c.goroutines), func(t *testing.T) {
-			if !shmsync.Kernel {
+			switch {
+			case !shmsync.Kernel:
 				c.rounds /= 50
+			case testing.Short():
+				c.rounds /= 10
 			}
 			r, d := newDepot(t)
 			var ps []*proc.Process
