@@ -97,6 +97,10 @@ func TestLoadSeesCommittedValuesOnly(t *testing.T) {
 	bothManagers(t, func(t *testing.T, m *Manager) {
 		type wide [200]int64
 		s := Must(NewShared(m, wide{}))
+		rounds := 2000
+		if testing.Short() {
+			rounds = 300
+		}
 		var stop atomic.Bool
 		var readers stdsync.WaitGroup
 		for range 2 {
@@ -117,7 +121,7 @@ func TestLoadSeesCommittedValuesOnly(t *testing.T) {
 		var writers stdsync.WaitGroup
 		for range 2 {
 			writers.Go(func() {
-				for i := range 2000 {
+				for i := range rounds {
 					switch i % 3 {
 					case 0:
 						s.With(func(v *wide) {
