@@ -39,8 +39,8 @@
 // the lock.
 //
 // No memory is lost either: blocks are taken and freed in the operation that also says who has them. An object that was
-// made without a name, and whose maker died before it told anybody, is live like any other; its header names the
-// process that made it.
+// made without a name, and whose maker died before it told anybody, is live like any other, until [Manager.Sweep] destroys
+// what nobody can use any more; its header names the process that made it.
 //
 // # What is not promised
 //

@@ -237,6 +237,7 @@ func (b base) MarshalBinary() ([]byte, error) {
 	if err != nil {
 		return nil, b.fail("encode", err)
 	}
+	b.passOn()
 	data := append(make([]byte, 0, handleSize+len(region)), handleVersion, byte(b.obj.kind.Load()))
 	data = binary.LittleEndian.AppendUint64(data, uint64(b.s.offsetOf(b.obj)))
 	data = binary.LittleEndian.AppendUint64(data, b.gen)

@@ -21,6 +21,9 @@ func LinkTo[H Handle[H]](h H) Link[H] {
 	if b.obj == nil {
 		return Link[H]{}
 	}
+	if b.live() {
+		b.passOn()
+	}
 	return Link[H]{uint64(b.s.offsetOf(b.obj)), b.gen}
 }
 

@@ -48,7 +48,7 @@ type root struct {
 
 const (
 	rootMagic   = 0x7472616e69616d63 // "cmainart" in little-endian order
-	rootVersion = 5                  // of root, directory, layouts, objects and heap; a change of any changes it
+	rootVersion = 6                  // of root, directory, layouts, objects and heap; a change of any changes it
 	rootBuckets = 128
 	rootSize    = 64 + 8*rootBuckets
 )
@@ -460,8 +460,11 @@ func newObject(m *Manager, k kind, layout *shm.Layout, opts []Option, fill fille
 }
 
 func (s *space) newObject(k kind, layout *shm.Layout, o *options, fill filler) (base, error) {
-	if o.aligned && k != kindRaw {
+	switch {
+	case o.aligned && k != kindRaw:
 		return base{}, fmt.Errorf("only New takes the option Align: %w", fs.ErrInvalid)
+	case o.init != nil && k != kindRaw:
+		return base{}, fmt.Errorf("only New takes the option Init: %w", fs.ErrInvalid)
 	}
 	if o.named {
 		if err := checkName(o.name); err != nil {
@@ -564,9 +567,8 @@ func (s *space) attach(off shm.Offset, gen uint64, k kind, layout *shm.Layout) (
 	if err != nil {
 		return base{}, err
 	}
-	b := base{s, o, gen, &o.mu}
 	stored, format, fingerprint := kind(o.kind.Load()), o.format.Load(), o.fingerprint.Load()
-	lock := shm.Offset(o.lock.Load())
+	lock, creator := shm.Offset(o.lock.Load()), o.creator.Load()
 	if gen&1 == 0 || o.gen.Load() != gen { // last: what was read above is of this generation
 		return base{}, fmt.Errorf("object at offset %d of %v: destroyed: %w", off, s, shm.ErrStale)
 	}
@@ -581,6 +583,16 @@ func (s *space) attach(off shm.Offset, gen uint64, k kind, layout *shm.Layout) (
 			Err:  shm.ErrTypeMismatch,
 		}
 	}
+	b, err := s.baseOf(o, gen, lock)
+	if err == nil && creator != uint64(shm.Self()) {
+		b.passOn()
+	}
+	return b, err
+}
+
+// baseOf returns the base of an object that has, if lock is not 0, the caller's lock there.
+func (s *space) baseOf(o *object, gen uint64, lock shm.Offset) (base, error) {
+	b := base{s, o, gen, &o.mu}
 	if lock != 0 {
 		l, err := s.lockHome(lock)
 		if err != nil {
@@ -602,6 +614,11 @@ func (s *space) destroy(o *object, gen uint64) error {
 		return err
 	}
 	defer s.root.mu.Unlock()
+	return s.destroyLocked(o, gen)
+}
+
+// destroyLocked is destroy with root.mu held.
+func (s *space) destroyLocked(o *object, gen uint64) error {
 	if n := o.words[rawUsers].Load(); kind(o.kind.Load()) == kindRaw && n != 0 {
 		return fmt.Errorf("it is the lock of %d objects; destroy them first: %w", n, fs.ErrInvalid)
 	}

@@ -41,13 +41,13 @@ type object struct {
 	fingerprint atomic.Uint64     // of T's layout; immutable while gen is odd
 	mu          shmsync.Mutex     // the embedded lock. Never reset: it outlives the object, so locking a stale one is harmless
 	lock        atomic.Uint64     // offset of the caller's Mutex, 0: mu; immutable while gen is odd
-	creator     atomic.Uint64     // token of the process that made the object; 0: the header is free (heap)
+	creator     atomic.Uint64     // token of the process that made the object | passedOn; 0: the header is free (heap)
 	words       [10]atomic.Uint64 // guarded by the object's lock, read by anyone
 }
 
 const (
 	objectSize   = 128
-	objectFormat = 3 // of header and words; a change of either changes it
+	objectFormat = 4 // of header and words; a change of either changes it
 
 	rawUsers   = 2 // in words
 	nameWord   = 8

@@ -13,6 +13,7 @@ type options struct {
 	lock    Ref[shmsync.Mutex]
 	align   int // bytes
 	aligned bool
+	init    any // func(*T) error
 }
 
 // Name gives the object a name within its Manager, to be looked up with [Find]: 1 to 200 bytes of
@@ -39,6 +40,15 @@ func WithMutex(lock Ref[shmsync.Mutex]) Option {
 func Align(bytes int) Option {
 	return func(o *options) { o.align, o.aligned = bytes, true }
 }
+
+// Init has [New] call fn with the new T, all zeros, before anybody else can see it: to give a semaphore its permits, for instance. It is called once; where
+// OrOpen finds the object there already, it is not. If fn returns an error, which New returns, or panics, or the process dies inside,
+// nothing is made, and the name is free.
+//
+// The T lies where it will be, and fn may keep nothing of it. For a named object fn runs with the lock of the manager's names held: it must not make,
+// find or destroy objects, and others who do so with named ones wait for it. The type must be New's, and not a bare Mutex, in which there is nothing to set
+// up, else the error is [fs.ErrInvalid]; so it is with other constructors, which take the value itself.
+func Init[T any](fn func(v *T) error) Option { return func(o *options) { o.init = fn } }
 
 func collect(opts []Option) options {
 	var o options

@@ -35,6 +35,10 @@ func New[T any](m *Manager, opts ...Option) (Ref[T], error) {
 	if err != nil {
 		return r, err
 	}
+	init, err := initOf[T](opts)
+	if err != nil {
+		return r, err
+	}
 	b, err := newObject(m, k, layout, opts, func(tx *txn.Lane, s *space, o *object) error {
 		if isMutex[T]() {
 			o.words[0].Store(uint64(s.mutexOf(o)))
@@ -49,7 +53,14 @@ func New[T any](m *Manager, opts ...Option) (Ref[T], error) {
 		off, err := s.heap.AllocIn(tx, sizeOf[T](), align)
 		o.words[0].Store(uint64(off))
 		o.words[1].Store(sizeOf[T]())
-		return err
+		if err != nil || init == nil {
+			return err
+		}
+		p, err := addrOf(s.region, off, max(8, sizeOf[T]()))
+		if err != nil {
+			return err
+		}
+		return init(as[T](p)) // crash here: the block goes back, as if it had not been taken
 	})
 	if err != nil {
 		return r, err
@@ -107,6 +118,22 @@ func alignmentOf[T any](opts []Option) (uint64, error) {
 		return 0, fmt.Errorf("containers: new %v with Align(%d): alignments are powers of two from 8 to %d: %w", reflect.TypeFor[T](), o.align, heap.MaxAlign, fs.ErrInvalid)
 	}
 	return uint64(o.align), nil
+}
+
+// initOf returns what the option Init asks for, for a T; nil if nothing.
+func initOf[T any](opts []Option) (func(*T) error, error) {
+	o := collect(opts)
+	if o.init == nil {
+		return nil, nil
+	}
+	fn, ok := o.init.(func(*T) error)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("containers: new %v with Init of a %T: %w", reflect.TypeFor[T](), o.init, fs.ErrInvalid)
+	case isMutex[T]():
+		return nil, fmt.Errorf("containers: new %v with Init: there is nothing to set up: %w", reflect.TypeFor[T](), fs.ErrInvalid)
+	}
+	return fn, nil
 }
 
 func isMutex[T any]() bool { return reflect.TypeFor[T]() == reflect.TypeFor[shmsync.Mutex]() }

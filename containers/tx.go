@@ -101,9 +101,10 @@ func (c *txCommit) last(w *atomic.Uint64, v uint64) { c.after = append(c.after, 
 // they read. Those who read without the lock may see one object changed and another not yet, for some ns or, if the process is stopped
 // then, longer; who wants to see several together reads them in an Update.
 //
-// In fn, the ordinary methods of an object that has joined wait for ever if they write, and so does an Update that such an object joins. An object that
+// An Update inside fn is refused with [ErrNested], whatever its region; in another goroutine that fn waits for, it is not known as one, and waits until its context
+// ends if it needs an object that has joined. The ordinary methods of such an object wait if they write: until their context ends, or, without one, for ever. An object that
 // cannot join ends fn by a panic that Update turns into an error, so let it pass: [shm.ErrStale], [shm.ErrClosed], [fs.ErrPermission] for a region
-// open for reading, [fs.ErrInvalid] for an object of another region, [shmsync.ErrInconsistent] with a caller's lock, and what ctx
+// open for reading, [fs.ErrInvalid] for an object of another region, [shm.ErrTypeMismatch] for one that has joined through a handle of another type, [shmsync.ErrInconsistent] with a caller's lock, and what ctx
 // says if it ends while a lock is waited for. If memory runs out, or more than 65,000 words change at once, the error is [shm.ErrNoSpace], and nothing has changed.
 //
 // It costs each object's lock, an operation of the storage, and an entry of its log for each word that changes; what changes is kept in the program's memory until the end.
@@ -112,6 +113,10 @@ func (m *Manager) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if err != nil {
 		return err
 	}
+	if err := enterUpdate(); err != nil {
+		return fmt.Errorf("containers: Update: %v: %w", s, err)
+	}
+	defer leaveUpdate()
 	var met []base
 	for {
 		tx := &Tx{s: s, ctx: ctx, joined: map[*object]txObject{}, words: map[*atomic.Uint64]uint64{}}
@@ -164,7 +169,7 @@ func (tx *Tx) call(fn func(*Tx) error) error {
 			}
 		}
 	}()
-	return fn(tx)
+	return callUpdate(tx, fn)
 }
 
 // stop ends fn.
@@ -229,6 +234,21 @@ func (tx *Tx) join(b base, make func() txObject) txObject {
 	o := make()
 	tx.joined[b.obj] = o
 	tx.objects = append(tx.objects, o)
+	return o
+}
+
+// joinAs is join for a kind of object whose handles may have different types though the object is one: of equal layout.
+func joinAs[O txObject](tx *Tx, b base, make func() txObject) O {
+	joined := tx.join(b, make)
+	o, ok := joined.(O)
+	if !ok {
+		tx.stop(b.fail("In", &shm.TypeError{
+			Path: "the handle",
+			Got:  fmt.Sprintf("one that joins as %T", o),
+			Want: fmt.Sprintf("the object has joined as %T: use one type for it in a transaction", joined),
+			Err:  shm.ErrTypeMismatch,
+		}))
+	}
 	return o
 }
 

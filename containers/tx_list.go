@@ -29,14 +29,13 @@ type listTx[T any] struct {
 // In makes l part of the transaction, and locks it until that is over. It waits for the lock, or ends the transaction's function, as
 // [Manager.Update] says.
 func (l SharedList[T]) In(tx *Tx) TxList[T] {
-	o := tx.join(l.base, func() txObject {
+	return TxList[T]{tx, joinAs[*listTx[T]](tx, l.base, func() txObject {
 		first, last, err := l.deque().ends()
 		if err != nil {
 			tx.stop(l.fail("In", err))
 		}
 		return &listTx[T]{h: l, first: first, last: last, from: first, end: last, set: map[uint64]*T{}}
-	})
-	return TxList[T]{tx, o.(*listTx[T])}
+	})}
 }
 
 // Len returns the number of elements.

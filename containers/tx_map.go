@@ -46,8 +46,7 @@ type mapMove[K comparable, V any] struct {
 // In makes m part of the transaction, and locks it until that is over. It waits for the lock, or ends the transaction's function, as
 // [Manager.Update] says.
 func (m SharedMap[K, V]) In(tx *Tx) TxMap[K, V] {
-	o := tx.join(m.base, func() txObject { return &mapTx[K, V]{h: m, changes: map[K]*mapChange[K, V]{}} })
-	return TxMap[K, V]{tx, o.(*mapTx[K, V])}
+	return TxMap[K, V]{tx, joinAs[*mapTx[K, V]](tx, m.base, func() txObject { return &mapTx[K, V]{h: m, changes: map[K]*mapChange[K, V]{}} })}
 }
 
 // Get returns the value of k and true, or false if there is none.

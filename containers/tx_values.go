@@ -71,8 +71,9 @@ func (s *sharedTx[T]) prepare(c *txCommit) error {
 // In makes h part of the transaction, and locks it until that is over. It waits for the lock, or ends the transaction's function, as
 // [Manager.Update] says. It copies the value.
 func (h Shared[T]) In(tx *Tx) TxShared[T] {
-	o := tx.join(h.base, func() txObject { return &sharedTx[T]{h: h, v: load[T](h.cell(h.obj.words[0].Load()))} })
-	return TxShared[T]{tx, o.(*sharedTx[T])}
+	return TxShared[T]{tx, joinAs[*sharedTx[T]](tx, h.base, func() txObject {
+		return &sharedTx[T]{h: h, v: load[T](h.cell(h.obj.words[0].Load()))}
+	})}
 }
 
 // Load returns the value.
@@ -111,8 +112,7 @@ type arrayTx[T any] struct {
 // lock, as [SharedArray.With] does; so it costs a copy of the array. What is written through [SharedArray.View] next
 // to an element that is shorter than 8 bytes may be lost.
 func (a SharedArray[T]) In(tx *Tx) TxArray[T] {
-	o := tx.join(a.base, func() txObject { return &arrayTx[T]{a, map[uint64]struct{}{}} })
-	return TxArray[T]{tx, o.(*arrayTx[T])}
+	return TxArray[T]{tx, joinAs[*arrayTx[T]](tx, a.base, func() txObject { return &arrayTx[T]{a, map[uint64]struct{}{}} })}
 }
 
 // Len returns the number of elements.
