@@ -396,7 +396,7 @@ func TestProcessesSweepAtOnce(t *testing.T) {
 		wantKilled(t, leavesUntold.Run(deadline(t), m))
 	}
 	errs := make(chan error, 1)
-	go func() { errs <- diesSweeping.Run(deadline(t), sweeping{m, 1 << 40}, sweeping{m, 1 << 40}) }()
+	go func() { errs <- diesSweeping.Run(deadline(t), sweeping{m, 1 << 30}, sweeping{m, 1 << 30}) }()
 	n, err := m.Sweep(t.Context())
 	if err := errors.Join(err, <-errs); err != nil {
 		t.Fatal(err)
