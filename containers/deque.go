@@ -575,6 +575,9 @@ func dropList(l *txn.Lane, s *space, o *object, at *uint64) (all bool, err error
 		return false, err
 	}
 	first, last, err := d.ends()
+	if err == nil {
+		err = d.holds(last - first)
+	}
 	if err != nil {
 		return false, err
 	}

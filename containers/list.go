@@ -309,6 +309,19 @@ func (d deque) ends() (first, last uint64, err error) {
 	return first, last, nil
 }
 
+// holds returns an error if the region has no room for n slots: who counts them would count for ever.
+func (d deque) holds(n uint64) error {
+	if n > d.s.region.Size()/d.stride() {
+		return d.tooMany(n)
+	}
+	return nil
+}
+
+//go:noinline
+func (d deque) tooMany(n uint64) error {
+	return fmt.Errorf("%d slots of %d bytes: %w", n, d.stride(), shm.ErrCorrupt)
+}
+
 // endsAt is ends in mode and step seq.
 func (d deque) endsAt(seq uint64) (first, last uint64, err error) {
 	if seq&listMode != listSettling {
@@ -320,7 +333,9 @@ func (d deque) endsAt(seq uint64) (first, last uint64, err error) {
 
 func (l SharedList[T]) bounds(op string) (first, last uint64) {
 	l.look(op, func(d deque, seq uint64) (err error) {
-		first, last, err = d.endsAt(seq)
+		if first, last, err = d.endsAt(seq); err == nil {
+			err = d.holds(last - first)
+		}
 		return err
 	})
 	return first, last

@@ -70,7 +70,7 @@ func (l SharedList[T]) Reverse() error {
 }
 
 // SortFunc sorts the elements as compare says, which returns a negative number for a before b, a positive one for b before a, and else 0: those stay in the order they are in.
-// It sorts a copy, with the lock held: other writers wait, compare must not write to the list, and if it panics nothing has changed. Then the list changes in one
+// It sorts a copy, with the lock held: other writers wait, compare must not write to the list, which is a panic where it is noticed, and if it panics nothing has changed. Then the list changes in one
 // step. It needs memory, and returns errors, as Reverse does.
 func (l SharedList[T]) SortFunc(compare func(a, b T) int) error {
 	if err := l.lock(context.Background(), "SortFunc"); err != nil {

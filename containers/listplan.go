@@ -105,7 +105,7 @@ func (d deque) plan() (pl listPlan, err error) {
 	at := func(i int) uint64 { return word(p, i).Load() }
 	pl = listPlan{deque: d, p: p, first: at(planFirst), last: at(planLast), to: at(planTo), upto: at(planUpto), delta: at(planDelta),
 		fill: at(planFill), filled: at(planFilled), start: at(planStart), step: at(planStep), marks: at(planMarks)}
-	if pl.last < pl.first || pl.last-pl.first > 1<<62 || pl.step > d.shift() || !pl.has(pl.to, pl.upto) || !pl.has(pl.fill, pl.filled) ||
+	if pl.last < pl.first || d.holds(pl.last-pl.first) != nil || pl.step > d.shift() || !pl.has(pl.to, pl.upto) || !pl.has(pl.fill, pl.filled) ||
 		pl.filled > pl.fill && pl.marks > 0 || pl.size() != nil {
 		return pl, pl.bad()
 	}
@@ -222,6 +222,9 @@ func (pl *listPlan) carryOut(fn func(l *txn.Lane) error) error {
 		return shm.ErrClosed
 	}
 	defer pl.s.region.Unpin()
+	if err := pl.holds(max(pl.upto-pl.to, pl.filled-pl.fill)); err != nil {
+		return err
+	}
 	if n := pl.upto - pl.to; n > 0 {
 		pl.step = min(uint64(bits.Len64(n-1)), pl.shift())
 	}

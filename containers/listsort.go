@@ -41,6 +41,9 @@ func (d deque) arrange(from func(i uint64) (addr, error)) error {
 func (l SharedList[T]) sort(compare func(a, b T) int) error {
 	d := l.deque()
 	first, last, err := d.ends()
+	if err == nil {
+		err = d.holds(last - first)
+	}
 	if err != nil {
 		return err
 	}
@@ -48,7 +51,8 @@ func (l SharedList[T]) sort(compare func(a, b T) int) error {
 		v T
 		i uint64
 	}
-	all := make([]element, 0, l.Len())
+	all := make([]element, 0, last-first)
+	seq := d.seq().Load()
 	for i := range last - first {
 		p, err := d.slot(first + i)
 		if err != nil {
@@ -61,5 +65,9 @@ func (l SharedList[T]) sort(compare func(a, b T) int) error {
 		all = append(all, element{v, i})
 	}
 	slices.SortStableFunc(all, func(a, b element) int { return compare(a.v, b.v) })
+	// Through a view compare can write all the same. What it took off may be anything by now.
+	if d.seq().Load() != seq || d.o.words[listFirst].Load() != first || d.o.words[listLast].Load() != last {
+		panic("containers: SharedList.SortFunc: compare has changed the list")
+	}
 	return d.arrange(func(i uint64) (addr, error) { return d.slot(first + all[i].i) })
 }

@@ -332,6 +332,9 @@ func eachOfList(s *space, o *object, look func(p addr, n uint64)) error {
 		return err
 	}
 	first, last, err := d.ends()
+	if err == nil {
+		err = d.holds(last - first)
+	}
 	if err != nil {
 		return err
 	}
