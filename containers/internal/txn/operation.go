@@ -107,7 +107,8 @@ func tooMany(n int) error { return fmt.Errorf("%d entries: %w", n, ErrLogFull) }
 func (l *Lane) Left() int { return outerEntries - entriesOf(l.word) }
 
 // Set stores v at p, and the old value again if the operation does not end with Commit. A lock guards p that the caller holds
-// until then.
+// until then. Readers without the lock do not look at p: they would see what may be undone, and what recovery, which may run twice, restores
+// on its way.
 func (l *Lane) Set(p *atomic.Uint64, v uint64) error {
 	if err := l.note(l.offset(p)|kindWord, p.Load()); err != nil {
 		return err
@@ -127,7 +128,8 @@ func (l *Lane) Until(p *atomic.Uint64, v, back uint64) error {
 }
 
 // Later stores v at p when the operation is committed, before Commit returns; so nobody sees it who could see it undone.
-// A lock guards p that the caller holds until then.
+// A lock guards p that the caller holds until then. Words are stored in the order of the calls, of two values for one the second counts; who recovers
+// begins with the first again, so what readers look at without the lock gets one.
 func (l *Lane) Later(p *atomic.Uint64, v uint64) error {
 	n := entriesOf(l.word)
 	if err := l.note(l.offset(p)|kindLater, v); err != nil {
