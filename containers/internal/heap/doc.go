@@ -46,6 +46,27 @@
 // after the lanes of that token are undone. With an intent, who gave a lock back because of it could give back one that the process never had,
 // or that another of its goroutines holds.
 //
+// # What it costs
+//
+// Measured on two shared cores (AMD EPYC, Go 1.26), beside what the C library needs in the same run for blocks that are cleared (calloc) and
+// for such that are not (malloc). The first figure is the best of many short rounds, the second one the median, of which half is the other users
+// of the machine. See figures_test.go.
+//
+//	block of 64 bytes allocated and freed    | 33 to 35 ns | 35 to 55 ns   | 1.9 × calloc, 2.9 × malloc
+//	the same of 16 to 1024, 10,000 are live  | 115 to 135  | 180 to 300    | 1.2 to 1.4 × calloc; pages have 24 % more than was asked for
+//	two processes at once                    | 1.0 × what two independent loops get on
+//	one open operation undone                | 0.2 µs; of 64 lanes 13 µs; with the drain 0.9 and 72 µs
+//
+// Of the 33 ns a fifth is the lane's one locked instruction, the rest a chain of loads that depend on each other: magazine, offset, segment, state.
+// Of the mixture a fifth is the clearing of blocks, as much the load's own misses, a tenth filling and emptying magazines, and most of the others the states of blocks
+// that are in no cache. What was tried, and is not here:
+//
+//   - A lane taken without a locked instruction, which is wrong, to see what it would bring: nothing that can be measured.
+//   - A look at the state of the next block in the magazine, to have its line: 4 ns more for 64 bytes, nothing for the mixture.
+//   - The last segment of the page table remembered, to find the next one without its number: nothing.
+//   - A free that believes the state alone, and not the descriptor too: a nanosecond less, and what is wrong in the states would go on.
+//   - Magazines of twice the size: a tenth less for the mixture, nothing for 64 bytes. It is another format, and each lane keeps twice as much.
+//
 // # Sources
 //
 // Superblocks with descriptors apart from them follow LRMalloc and Ralloc; magazines are those of Bonwick and Adams
