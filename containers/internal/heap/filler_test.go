@@ -355,6 +355,9 @@ func TestProcessesFillFromPagesOfTheirOwn(t *testing.T) {
 // Lanes that fill from spans of their own waste little: with 10,000 blocks of 16 to 1024 bytes in all, they need hardly more pages than one lane that has
 // them all, but for what is in magazines.
 func TestLanesOfTheirOwnWasteLittle(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine, and long")
+	}
 	alone := 0.0
 	for _, lanes := range []int{1, 2, 8} {
 		p := newHeap(t, false, shm.Size(16<<20), shm.Limit(16<<20))
