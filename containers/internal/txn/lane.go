@@ -6,6 +6,7 @@ import (
 	"runtime"
 	stdsync "sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/shmkit/shmkit/shm"
@@ -94,7 +95,7 @@ func (s *Lanes) Enter() (*Lane, error) {
 //go:noinline
 func (s *Lanes) enterSlow() (*Lane, error) {
 	var failed error
-	for {
+	for tries := 0; ; tries++ {
 		n := s.open.Load()
 		lost := int32(0)
 		for _, l := range s.lanes[:n] {
@@ -116,8 +117,10 @@ func (s *Lanes) enterSlow() (*Lane, error) {
 			return nil, failed
 		case lost == n:
 			return nil, fmt.Errorf("txn: what operations left in all %d lanes cannot be undone: %w", n, shm.ErrCorrupt)
-		default:
+		case tries < 1000: // an operation takes some hundred ns
 			runtime.Gosched()
+		default: // unless it waits for memory, or gives back a lot
+			time.Sleep(50 * time.Microsecond)
 		}
 	}
 }
