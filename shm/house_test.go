@@ -28,6 +28,7 @@ var floors = []struct {
 	under string
 	level int
 }{
+	{"internal", 0},
 	{"shm/internal", 0},
 	{"shm/proc", 2},
 	{"shm", 1},

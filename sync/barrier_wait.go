@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -414,7 +415,7 @@ func (w *arrival) spin() {
 		return
 	}
 	for end := time.Now().Add(spinFor); time.Now().Before(end); {
-		pause(spinPause)
+		spin.Pause(spinPause)
 		if v := w.b.now(); v.generation() != w.generation || !v.open() {
 			return
 		}

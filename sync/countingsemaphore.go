@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
 	"github.com/shmkit/shmkit/sync/internal/futex"
 )
@@ -215,7 +216,7 @@ func (s *CountingSemaphore) spin() bool {
 		if !multiprocessor || time.Now().After(end) {
 			return false
 		}
-		pause(spinPause)
+		spin.Pause(spinPause)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
 	"github.com/shmkit/shmkit/sync/internal/futex"
 )
@@ -173,7 +174,7 @@ func (a *attempt) spinDrain(rw *RWMutex, slot int) bool {
 		if time.Now().After(end) {
 			return false
 		}
-		pause(spinPause)
+		spin.Pause(spinPause)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
 )
 
@@ -196,7 +197,7 @@ func (rw *RWMutex) tryRLock() bool {
 	}
 	a.pinned = true
 	defer a.unpin()
-	for end := time.Now().Add(spinFor); !rw.tryWord(); pause(spinPause) {
+	for end := time.Now().Add(spinFor); !rw.tryWord(); spin.Pause(spinPause) {
 		if s.known() && s.enter() {
 			return true
 		}
@@ -499,7 +500,7 @@ func (rw *RWMutex) rlock(l limit, repair func(shm.Death) error) error {
 // sooner than a sleep takes. If readers took the word each time that another one has it for a moment, none
 // would ever find it free again.
 func (rw *RWMutex) spinIn(s *share) bool {
-	for end := time.Now().Add(spinFor); s.known(); pause(spinPause) {
+	for end := time.Now().Add(spinFor); s.known(); spin.Pause(spinPause) {
 		v := rw.mu.word.Load()
 		if v == 0 {
 			if s.enter() {

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
 	"github.com/shmkit/shmkit/sync/internal/futex"
 )
@@ -507,7 +508,7 @@ func (q *request) spin() (taken bool, err error) {
 		if !multiprocessor || time.Now().After(end) {
 			return false, nil
 		}
-		pause(spinPause)
+		spin.Pause(spinPause)
 	}
 }
 

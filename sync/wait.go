@@ -8,6 +8,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
 	"github.com/shmkit/shmkit/sync/internal/futex"
 )
@@ -318,7 +319,7 @@ func (m *Mutex) lockSoon() bool {
 		if v&flags != 0 || v == token {
 			return false
 		}
-		pause(soonPause)
+		spin.Pause(soonPause)
 		if v = m.word.Load(); v == 0 && m.word.CompareAndSwap(0, token) {
 			return true
 		}
@@ -331,7 +332,7 @@ func (m *Mutex) lockSoon() bool {
 // with empty sections: looking 4 times as often 64 M/s, so 86.)
 func (m *Mutex) spin(v, mask uint64) {
 	for end := time.Now().Add(spinFor); ; {
-		pause(spinPause)
+		spin.Pause(spinPause)
 		if (m.word.Load()^v)&mask != 0 || time.Now().After(end) {
 			return
 		}

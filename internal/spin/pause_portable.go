@@ -1,11 +1,11 @@
 //go:build !amd64 && !arm64
 
-package sync
+package spin
 
-// pause does nothing for a while.
+// Pause does nothing for a while.
 //
 //go:noinline
-func pause(n uint32) {
+func Pause(n uint32) {
 	for range 8 * n {
 	}
 }
