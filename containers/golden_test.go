@@ -53,6 +53,19 @@ func dump(b []byte, from, to int) string {
 	return s.String()
 }
 
+// A golden region is one as it was when the format was decided.
+type golden struct {
+	file    string
+	furnish func(m *Manager) error
+	read    func(m *Manager) (string, error)
+	text    string // what read returns
+}
+
+var (
+	goldenContainers = golden{goldenFile, furnish, read, goldenText}
+	goldenQueues     = golden{"testdata/queues.hex", furnishQueues, readQueues, goldenQueuesText}
+)
+
 // undump makes size bytes of what dump has shown. Lines that begin with # are for people.
 func undump(tb testing.TB, file string, size int) []byte {
 	tb.Helper()
@@ -191,6 +204,12 @@ func dataStart(tb testing.TB) int {
 }
 
 func TestFreshContainersLookLikeTheGoldenOnes(t *testing.T) {
+	for _, g := range []golden{goldenContainers, goldenQueues} {
+		t.Run(filepath.Base(g.file), g.looksTheSame)
+	}
+}
+
+func (g golden) looksTheSame(t *testing.T) {
 	onlyHere(t)
 	start := dataStart(t)
 	var head []byte // of a region: what is random there decides where names and marks stand
@@ -207,17 +226,17 @@ func TestFreshContainersLookLikeTheGoldenOnes(t *testing.T) {
 		head = head[:headerSize]
 		copy(head[bootWords:], "another run of t")
 	} else {
-		head = undump(t, goldenFile, start+goldenSize)[:headerSize]
+		head = undump(t, g.file, start+goldenSize)[:headerSize]
 		clear(head[rootWord : rootWord+8])
 	}
 	m, path := openGolden(t, append(bytes.Clone(head), make([]byte, start+goldenSize-headerSize)...))
-	if err := furnish(m); err != nil {
+	if err := g.furnish(m); err != nil {
 		t.Fatal(err)
 	}
-	if got := Must(read(m)); got != goldenText {
-		t.Errorf("it holds\n%s, want\n%s", got, goldenText)
-	}
 	b := Must(os.ReadFile(path))
+	if got := Must(g.read(m)); got != g.text {
+		t.Errorf("it holds\n%s, want\n%s", got, g.text)
+	}
 	for at := 0; at < len(b); at += 8 { // this process
 		if w := binary.LittleEndian.Uint64(b[at:]); w&^15 == uint64(shm.Self()) {
 			binary.LittleEndian.PutUint64(b[at:], goldenToken|w&15)
@@ -229,11 +248,11 @@ func TestFreshContainersLookLikeTheGoldenOnes(t *testing.T) {
 	if *writeGolden {
 		text := "# A region that holds one of everything, as TestFreshContainersLookLikeTheGoldenOnes makes it. Offset, then 16 bytes; lines of zeros are left out.\n" +
 			"# The region's header:\n" + dump(head, 0, headerSize) + got
-		if err := os.WriteFile(goldenFile, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(g.file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	whole := undump(t, goldenFile, start+goldenSize)
+	whole := undump(t, g.file, start+goldenSize)
 	want := "# The first slot:\n" + dump(whole, headerSize, headerSize+slotSize) + "# The data area:\n" + dump(whole, start, start+goldenSize)
 	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
 		t.Errorf("new containers do not look like the golden ones; %s\n(-golden +new):\n%s", formatChange, diff)
@@ -271,16 +290,27 @@ func firstSlotHasLanes(tb testing.TB, b []byte, start int) []byte {
 	return nil
 }
 
-func TestGoldenContainersAreReadRight(t *testing.T) {
-	onlyHere(t)
-	m, _ := openGolden(t, undump(t, goldenFile, dataStart(t)+goldenSize))
-	got, err := read(m)
-	if err != nil || got != goldenText {
-		t.Errorf("the golden containers are read as\n%s%v, want\n%s; %s", got, err, goldenText, formatChange)
+// readRight opens and reads the golden region.
+func (g golden) readRight(t *testing.T) *Manager {
+	m, _ := openGolden(t, undump(t, g.file, dataStart(t)+goldenSize))
+	got, err := g.read(m)
+	if err != nil || got != g.text {
+		t.Errorf("%s is read as\n%s%v, want\n%s; %s", g.file, got, err, g.text, formatChange)
 	}
 	if err := m.Check(); err != nil {
 		t.Errorf("%v; %s", err, formatChange)
 	}
+	return m
+}
+
+func TestGoldenQueuesAreReadRight(t *testing.T) {
+	onlyHere(t)
+	goldenQueues.readRight(t)
+}
+
+func TestGoldenContainersAreReadRight(t *testing.T) {
+	onlyHere(t)
+	m := goldenContainers.readRight(t)
 	if _, err := Find[Shared[[40]int64]](m, "gone"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("what was destroyed: %v; %s", err, formatChange)
 	}
@@ -322,7 +352,7 @@ func TestDamagedContainersFromBeforeARestartAreRefused(t *testing.T) {
 	onlyHere(t)
 	tellsRestarts(t)
 	start := dataStart(t)
-	whole := undump(t, goldenFile, start+goldenSize) // of another run of the machine
+	whole := undump(t, goldenContainers.file, start+goldenSize) // of another run of the machine
 	damaged := bytes.Clone(whole)
 	damaged[start+8192] ^= 0xff // the first page has the map of those that are free
 	for i, b := range [][]byte{whole, damaged} {

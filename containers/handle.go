@@ -75,6 +75,22 @@ func (b base) acquire(op string) {
 	}
 }
 
+// quick is lock if that takes one step, and small enough to be inlined. It returns false if the lock is not held: lock says why.
+func (b *base) quick() bool {
+	if b.mu == nil || b.mu != &b.obj.mu || !b.mu.TryLockIdle() {
+		return false
+	}
+	return b.obj.gen.Load() == b.gen && !b.s.closed.Load() || b.refuse()
+}
+
+// refuse is quick for a handle that is of no use.
+//
+//go:noinline
+func (b *base) refuse() bool {
+	b.mu.Unlock()
+	return false
+}
+
 //go:noinline
 func (b base) acquireSlow(op string) {
 	if err := b.lockSlow(context.Background(), op); err != nil {

@@ -8,13 +8,14 @@ import (
 
 	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
-	shmsync "github.com/shmkit/shmkit/sync"
 )
 
 var (
 	// ErrQueueClosed is the answer of a [SharedQueue] that was closed: to Put at once, to Get and Lease when
 	// every message has been acknowledged.
 	ErrQueueClosed = errors.New("queue closed")
+	// ErrQueueFull is the answer of [TxQueue.Put]: a transaction does not wait for room.
+	ErrQueueFull = errors.New("queue full")
 	// ErrLeaseEnded is the answer of a [Lease] whose message was acknowledged or returned before.
 	ErrLeaseEnded = errors.New("lease ended")
 )
@@ -113,8 +114,13 @@ func (h *SharedQueue[T]) UnmarshalText(text []byte) error { return unmarshalText
 // that has room. It returns the context's error, [ErrQueueClosed], [shm.ErrNoSpace] if there is no memory for a
 // long string, [shm.ErrClosed], or [shm.ErrStale] if the queue was destroyed; with an error nothing was put.
 func (h SharedQueue[T]) Put(ctx context.Context, v T) error {
-	if err := h.lock(ctx, "Put"); err != nil {
-		return err
+	if !h.quick() && !h.soon() {
+		if err := h.lock(ctx, "Put"); err != nil {
+			return err
+		}
+	} else if h.quickPush(&v) {
+		h.release()
+		return nil
 	}
 	for {
 		ok, err := h.push(&v)
@@ -129,8 +135,13 @@ func (h SharedQueue[T]) Put(ctx context.Context, v T) error {
 
 // TryPut is Put that does not wait for room, and reports whether there was any.
 func (h SharedQueue[T]) TryPut(v T) (bool, error) {
-	if err := h.lock(context.Background(), "TryPut"); err != nil {
-		return false, err
+	if !h.quick() && !h.soon() {
+		if err := h.lock(context.Background(), "TryPut"); err != nil {
+			return false, err
+		}
+	} else if h.quickPush(&v) {
+		h.release()
+		return true, nil
 	}
 	ok, err := h.push(&v)
 	return ok, h.end("TryPut", err)
@@ -164,8 +175,13 @@ func (h SharedQueue[T]) PutN(ctx context.Context, vs ...T) (n int, err error) {
 // closed and all messages are acknowledged (while some are out on leases it waits: they may come back);
 // [shm.ErrClosed]; [shm.ErrStale].
 func (h SharedQueue[T]) Get(ctx context.Context) (v T, err error) {
-	if err := h.lock(ctx, "Get"); err != nil {
-		return v, err
+	if !h.quick() && !h.soon() {
+		if err := h.lock(ctx, "Get"); err != nil {
+			return v, err
+		}
+	} else if h.quickPop(&v) {
+		h.release()
+		return v, nil
 	}
 	for {
 		ok, err := h.pop(&v)
@@ -180,8 +196,13 @@ func (h SharedQueue[T]) Get(ctx context.Context) (v T, err error) {
 
 // TryGet is Get that does not wait for a message, and reports whether there was one.
 func (h SharedQueue[T]) TryGet() (v T, ok bool, err error) {
-	if err := h.lock(context.Background(), "TryGet"); err != nil {
-		return v, false, err
+	if !h.quick() && !h.soon() {
+		if err := h.lock(context.Background(), "TryGet"); err != nil {
+			return v, false, err
+		}
+	} else if h.quickPop(&v) {
+		h.release()
+		return v, true, nil
 	}
 	ok, err = h.pop(&v)
 	return v, ok, h.end("TryGet", err)
@@ -280,46 +301,34 @@ func (h SharedQueue[T]) end(op string, err error) error {
 	return nil
 }
 
-// wait waits until the condition is signalled, or somebody dies, or the context ends; the caller looks again. The lock
-// is held, and is held again unless there is an error.
-func (h SharedQueue[T]) wait(ctx context.Context, op string, w waitFor) error {
-	if err := ctx.Err(); err != nil {
-		if cause := context.Cause(ctx); cause != err {
-			err = fmt.Errorf("%w: %w", err, cause)
-		}
-		return h.end(op, err)
+// What follows is done under the lock.
+
+// quickPush adds v at the end if that takes nothing but a copy: it is plain data, there is room, and nobody is to be told.
+func (h SharedQueue[T]) quickPush(v *T) bool {
+	w := &h.obj.words
+	head, tail := w[queueHead].Load(), w[queueTail].Load()
+	if tail-head >= h.q.capacity || h.q.form != formPlain || w[queueState].Load()|w[queueWaiting].Load() != 0 {
+		return false
 	}
-	q := h.q
-	if !q.mourned() {
-		if err := q.bury(); err != nil {
-			return h.end(op, err)
-		}
-		return nil
-	}
-	q.countWaiter(w, 1)
-	seen := q.table(tableDeaths).Load()
-	switch _, err := q.cond(w).WaitDeaths(ctx, h.mu, uint32(seen)); {
-	case errors.Is(err, shmsync.ErrInconsistent) && !h.foreign():
-		return h.lock(ctx, op) // repairs
-	case err != nil:
-		return h.fail(op, err)
-	}
-	if !h.live() {
-		h.release()
-		return h.useless(op)
-	}
-	if h.foreign() {
-		if err := h.settle(); err != nil {
-			return h.end(op, err)
-		}
-	}
-	if q.table(tableDeaths).Load() == seen {
-		q.countWaiter(w, -1)
-	}
-	return nil
+	p := plus(h.q.first, tail&h.q.mask*strideOf[T]())
+	txn.Announce(p, uintptr(strideOf[T]()))
+	*as[T](p) = *v
+	txn.Put(&w[queueTail], tail+1) // commits
+	return true
 }
 
-// What follows is done under the lock.
+// quickPop takes the first message if that takes nothing but a copy: it is plain data, in the ring, and nobody is to be told; and nobody has
+// a lease, which the dead might have.
+func (h SharedQueue[T]) quickPop(v *T) bool {
+	w := &h.obj.words
+	head, tail := w[queueHead].Load(), w[queueTail].Load()
+	if tail-head-1 >= h.q.capacity || h.q.form != formPlain || w[queueState].Load()|w[queueWaiting].Load()|w[queueLeases].Load() != 0 {
+		return false
+	}
+	*v = *as[T](plus(h.q.first, head&h.q.mask*strideOf[T]()))
+	txn.Put(&w[queueHead], head+1) // commits
+	return true
+}
 
 // push adds v at the end. It returns false if there is no room.
 func (h SharedQueue[T]) push(v *T) (bool, error) {
@@ -376,29 +385,13 @@ func (h SharedQueue[T]) pushSome(vs []T) (n int, err error) {
 	if n == 0 {
 		return 0, nil
 	}
-	for done := 0; done < n; {
-		p, k := q.stretch(tail+uint64(done), n-done)
-		txn.Announce(p, uintptr(k)*uintptr(q.stride))
-		if sizeOf[T]() == strideOf[T]() {
-			writeElements(p, 0, vs[done:done+k])
-		} else {
-			for i := range k {
-				store(plus(p, uint64(i)*strideOf[T]()), &vs[done+i])
-			}
-		}
-		done += k
-	}
+	fillSlots(&q.slots, tail, vs[:n])
 	txn.Put(q.word(queueTail), tail+uint64(n)) // commits
 	// crash here: those who wait look again
 	if q.hasWaiters() {
 		q.came(n)
 	}
 	return n, nil
-}
-
-// stretch returns the address of message v's slot, and how many of the n from v on lie there in one piece.
-func (q *queue) stretch(v uint64, n int) (addr, int) {
-	return q.slot(v), min(n, int(q.mask+1-v&q.mask))
 }
 
 // ready sees to the dead, and reports whether there is a message, or why there will be none.
@@ -518,17 +511,7 @@ func (h SharedQueue[T]) popSome(dst []T) (n int, err error) {
 	if k == 0 {
 		return n, nil
 	}
-	for done := 0; done < k; {
-		p, c := q.stretch(head+uint64(done), k-done)
-		if sizeOf[T]() == strideOf[T]() {
-			copy(dst[n+done:], viewOf[T](p, c))
-		} else {
-			for i := range c {
-				dst[n+done+i] = *as[T](plus(p, uint64(i)*strideOf[T]()))
-			}
-		}
-		done += c
-	}
+	readSlots(&q.slots, head, dst[n:n+k])
 	txn.Put(q.word(queueHead), head+uint64(k)) // commits
 	if q.hasWaiters() {
 		q.left(k)

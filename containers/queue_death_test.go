@@ -202,12 +202,9 @@ func TestWakesOfTheDeadAreMadeUpFor(t *testing.T) {
 
 // sleepsAndDies waits for a message, and dies when it is woken, before it takes it.
 var sleepsAndDies = proc.Define("sleeps and dies", func(ctx context.Context, d queueDeath) error {
-	n := 0
 	txn.OnStore = func(at unsafe.Pointer, _ uintptr) {
-		if at == unsafe.Pointer(d.Q.q.word(queueWaiting)) {
-			if n++; n == 2 { // counts itself off
-				kill()
-			}
+		if at == unsafe.Pointer(d.Q.q.word(queueHead)) {
+			kill()
 		}
 	}
 	_, err := d.Q.Get(ctx)

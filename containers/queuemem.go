@@ -10,13 +10,12 @@ import (
 
 	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
-	shmsync "github.com/shmkit/shmkit/sync"
 )
 
 // queue is a queue's memory: a ring of slots, a table of the messages that are out on leases, and the
 // conditions that those wait for who find nothing to do. It knows sizes but no T, so that it can also bring
 // a queue of any T to its committed state, or free it. One is made for each handle that is opened, and does
-// not change.
+// not change, but for the lookout. How one waits is in queuewait.go.
 //
 //	words  0 head: number of the next message to leave the ring; only grows
 //	       1 tail: number of the next message to come in; only grows
@@ -51,25 +50,16 @@ import (
 //	close               | word 5                         | before or after
 //
 // Lists and counts say nothing that the entries do not say: repair makes them anew if the table was open.
-//
-// # Waiting
-//
-// Who finds nothing to do counts itself in word 5 or 7 and waits for a Cond; whoever makes room, or a message,
-// signals, under the same lock, only if somebody is counted. A death may leave a signal unsent and a count too
-// high. So those who wait end their wait at each death in the region, and the first of them to hold the lock
-// looks after the dead ([queue.bury]): it returns their leases, lets everybody look again who waits, and
-// counts from 0. Who waited when that happened knows it by the table's count of deaths, and does not take itself off the
-// count. The kernel is asked who is dead by those who wait, and now and then by those who do not ([queue.ready]).
 type queue struct {
+	slots    // of the ring
 	s        *space
 	o        *object
 	body     addr
-	stride   uint64
 	capacity uint64
-	mask     uint64 // of the ring
 	leases   uint64 // entries
 	entries  uint64 // where they begin in the body
 	form     slotForm
+	lookout  lookout
 }
 
 // Words of a queue. All are guarded by the lock.
@@ -131,7 +121,7 @@ func attemptsOf(control uint64) int { return int(control & attemptsMask / oneAtt
 // newQueue returns the queue of an object, whatever its T.
 func newQueue(s *space, o *object) (*queue, error) {
 	shape, size := o.words[queueShape].Load(), o.words[queueSize].Load()
-	q := &queue{s: s, o: o, stride: shape & (1<<40 - 1), form: slotForm(shape >> 40), capacity: size & (1<<32 - 1), leases: size >> 32}
+	q := &queue{s: s, o: o, slots: slots{stride: shape & (1<<40 - 1)}, form: slotForm(shape >> 40), capacity: size & (1<<32 - 1), leases: size >> 32}
 	if q.stride == 0 || q.stride%8 != 0 || q.stride > 1<<32 || shape>>40 > uint64(formBytes) || q.form != formPlain && q.stride != textSlot ||
 		q.capacity == 0 || q.capacity > maxQueue || q.leases == 0 || q.leases > maxLeases { // so bytes does not overflow
 		return nil, fmt.Errorf("shape %#x, size %#x: %w", shape, size, shm.ErrCorrupt)
@@ -149,8 +139,11 @@ func openQueue(s *space, o *object) (q *queue, err error) {
 	if q, err = newQueue(s, o); err != nil {
 		return nil, err
 	}
-	q.body, err = addrOf(s.region, shm.Offset(o.words[queueBody].Load()), q.bytes())
-	return q, err
+	if q.body, err = addrOf(s.region, shm.Offset(o.words[queueBody].Load()), q.bytes()); err != nil {
+		return nil, err
+	}
+	q.first = plus(q.body, queueRing)
+	return q, nil
 }
 
 // makeQueue gives a new object, all of whose words are 0, what a queue needs.
@@ -167,9 +160,6 @@ func makeQueue(l *txn.Lane, s *space, o *object, form slotForm, stride, capacity
 func (q *queue) word(i int) *atomic.Uint64 { return &q.o.words[i] }
 
 func (q *queue) table(i int) *atomic.Uint64 { return word(plus(q.body, queueTable), i) }
-
-// slot returns the address of message v's slot in the ring.
-func (q *queue) slot(v uint64) addr { return plus(q.body, queueRing+v&q.mask*q.stride) }
 
 // entry returns the address of an entry.
 func (q *queue) entry(i uint64) (addr, error) {
@@ -432,89 +422,6 @@ func (q *queue) rebuild() error {
 	// crash here, and anywhere above: done again
 	q.settle(uint64(len(returned)), leased)
 	return nil
-}
-
-// The conditions of a queue.
-type waitFor int
-
-const (
-	waitMessage waitFor = iota
-	waitRoom
-	waitJoin
-	waitEntry
-)
-
-// waiters says where those are counted who wait for a condition.
-var waiters = [...]struct {
-	word  int
-	shift uint64
-	mask  uint64
-}{
-	waitMessage: {queueWaiting, 0, 1<<32 - 1},
-	waitRoom:    {queueWaiting, 32, 1<<32 - 1},
-	waitJoin:    {queueState, 8, 1<<28 - 1},
-	waitEntry:   {queueState, 36, 1<<28 - 1},
-}
-
-func (q *queue) cond(w waitFor) *shmsync.Cond { return as[shmsync.Cond](plus(q.body, 64*uint64(w))) }
-
-// waiting returns how many wait, or more.
-func (q *queue) waiting(w waitFor) uint64 {
-	k := &waiters[w]
-	return q.word(k.word).Load() >> k.shift & k.mask
-}
-
-// countWaiter adds a waiter, or takes one off.
-func (q *queue) countWaiter(w waitFor, by int) {
-	k := &waiters[w]
-	if n := q.waiting(w); by > 0 && n < k.mask || by < 0 && n > 0 {
-		txn.Put(q.word(k.word), q.word(k.word).Load()+uint64(by)<<k.shift)
-	}
-}
-
-// wake signals n of those that wait.
-func (q *queue) wake(w waitFor, n int) {
-	if q.waiting(w) != 0 {
-		q.cond(w).SignalN(n)
-	}
-}
-
-func (q *queue) wakeAll(w waitFor) {
-	if q.waiting(w) != 0 {
-		q.cond(w).Broadcast()
-	}
-}
-
-// hasWaiters reports whether anybody waits for anything, by two loads.
-func (q *queue) hasWaiters() bool {
-	return q.word(queueWaiting).Load()|q.word(queueState).Load()&^queueClosed != 0
-}
-
-// came tells those who wait of n messages that have come.
-func (q *queue) came(n int) { q.wake(waitMessage, n) }
-
-// left tells those who wait that there is room for n messages.
-func (q *queue) left(n int) {
-	q.wake(waitRoom, n)
-	q.finished()
-}
-
-// finished tells those who wait for the end, if it has come.
-func (q *queue) finished() {
-	if q.unfinished() != 0 {
-		return
-	}
-	q.wakeAll(waitJoin)
-	if q.closed() { // then there will be no message any more
-		q.wakeAll(waitMessage)
-		q.wakeAll(waitEntry)
-	}
-}
-
-func (q *queue) wakeEverybody() {
-	for w := range waiters {
-		q.wakeAll(waitFor(w))
-	}
 }
 
 // mourned reports whether nobody has died since somebody looked after the dead.

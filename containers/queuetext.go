@@ -11,19 +11,25 @@ import (
 
 // pushText adds b at the end of the ring, which has room.
 func pushText[S ~string | ~[]byte](q *queue, b S, tail uint64) error {
-	p := q.slot(tail)
 	if len(b) <= textInline {
-		slot, err := packText(nil, deque{}, b)
-		if err != nil {
+		if err := fillText(nil, q, tail, b); err != nil {
 			return err
 		}
-		txn.Announce(p, textSlot)
-		store(p, &slot)
 		txn.Put(q.word(queueTail), tail+1) // commits
 		return nil
 	}
 	return q.s.change(func(l *txn.Lane) error {
-		n := uint64(len(b))
+		if err := fillText(l, q, tail, b); err != nil {
+			return err
+		}
+		return l.Later(q.word(queueTail), tail+1)
+	})
+}
+
+// fillText makes b message v, at whose slot nobody looks, and for a long b its block in the operation in l.
+func fillText[S ~string | ~[]byte](l *txn.Lane, q *queue, v uint64, b S) error {
+	var slot [2]uint64
+	if n := uint64(len(b)); n > textInline {
 		off, err := q.s.heap.AllocIn(l, blockSize(n), 64)
 		if err != nil {
 			return err
@@ -38,11 +44,14 @@ func pushText[S ~string | ~[]byte](q *queue, b S, tail uint64) error {
 		} else {
 			copy(viewOf[byte](block, len(b)), b)
 		}
-		slot := [2]uint64{uint64(off), n | outOfLine<<56}
-		txn.Announce(p, textSlot)
-		store(p, &slot)
-		return l.Later(q.word(queueTail), tail+1)
-	})
+		slot = [2]uint64{uint64(off), n | outOfLine<<56}
+	} else {
+		slot, _ = packText(nil, deque{}, b)
+	}
+	p := q.slot(v)
+	txn.Announce(p, textSlot)
+	store(p, &slot)
+	return nil
 }
 
 // textAt returns a copy of the text in the slot at p. The lock is held.

@@ -228,19 +228,7 @@ func (p *RingProducer[T]) PutN(ctx context.Context, vs ...T) (n int, err error) 
 		if err != nil {
 			return n, err
 		}
-		for done := 0; done < free; {
-			at, k := e.r.stretch(e.next+uint64(done), free-done)
-			txn.Announce(at, uintptr(k)*uintptr(e.r.stride))
-			from := vs[n+done:][:k]
-			if sizeOf[T]() == strideOf[T]() {
-				copy(viewOf[T](at, k), from)
-			} else {
-				for i := range from {
-					*as[T](plus(at, uint64(i)*strideOf[T]())) = from[i]
-				}
-			}
-			done += k
-		}
+		fillSlots(&e.r.slots, e.next, vs[n:n+free])
 		if free > 0 {
 			if err := e.publish("PutN", uint64(free)); err != nil {
 				return n, err
@@ -298,18 +286,7 @@ func (c *RingConsumer[T]) GetN(ctx context.Context, dst []T) (n int, err error) 
 		if n, err = e.some("GetN", len(dst)); err != nil {
 			return 0, err
 		}
-		for done := 0; done < n; {
-			at, k := e.r.stretch(e.next+uint64(done), n-done)
-			to := dst[done:][:k]
-			if sizeOf[T]() == strideOf[T]() {
-				copy(to, viewOf[T](at, k))
-			} else {
-				for i := range to {
-					to[i] = *as[T](plus(at, uint64(i)*strideOf[T]()))
-				}
-			}
-			done += k
-		}
+		readSlots(&e.r.slots, e.next, dst[:n])
 		if n > 0 {
 			return n, e.publish("GetN", uint64(n))
 		}

@@ -45,12 +45,11 @@ import (
 // region that it has closed and opened again: what of its own ends is in use a process knows by itself ([ends]). A ring is not
 // destroyed while an end is taken: so whoever has one may write to the body, without asking.
 type ring struct {
+	slots
 	s        *space
 	o        *object
 	body     addr
-	stride   uint64
 	capacity uint64
-	mask     uint64
 }
 
 // Words of a ring.
@@ -86,7 +85,7 @@ func (side ringSide) String() string { return [...]string{"producing", "consumin
 
 // newRing returns the ring of an object.
 func newRing(s *space, o *object) (*ring, error) {
-	r := &ring{s: s, o: o, stride: o.words[ringStride].Load(), capacity: o.words[ringCapacity].Load()}
+	r := &ring{s: s, o: o, slots: slots{stride: o.words[ringStride].Load()}, capacity: o.words[ringCapacity].Load()}
 	if r.stride == 0 || r.stride%8 != 0 || r.stride > 1<<32 || r.capacity == 0 || r.capacity > maxQueue { // so bytes does not overflow
 		return nil, fmt.Errorf("%d slots of %d bytes: %w", r.capacity, r.stride, shm.ErrCorrupt)
 	}
@@ -98,8 +97,11 @@ func openRing(s *space, o *object) (r *ring, err error) {
 	if r, err = newRing(s, o); err != nil {
 		return nil, err
 	}
-	r.body, err = addrOf(s.region, shm.Offset(o.words[ringBody].Load()), r.bytes())
-	return r, err
+	if r.body, err = addrOf(s.region, shm.Offset(o.words[ringBody].Load()), r.bytes()); err != nil {
+		return nil, err
+	}
+	r.first = plus(r.body, ringSlots)
+	return r, nil
 }
 
 // makeRing gives a new object, all of whose words are 0, what a ring needs.
@@ -127,13 +129,6 @@ func (r *ring) count(side ringSide) *atomic.Uint64 { return word(r.body, 16*int(
 // news returns the Event that a side waits for.
 func (r *ring) news(side ringSide) *shmsync.Event {
 	return as[shmsync.Event](plus(r.body, ringNews+4*uint64(side)))
-}
-
-func (r *ring) slot(v uint64) addr { return plus(r.body, ringSlots+v&r.mask*r.stride) }
-
-// stretch returns the address of message v's slot, and how many of the n from v on lie there in one piece.
-func (r *ring) stretch(v uint64, n int) (addr, int) {
-	return r.slot(v), min(n, int(r.mask+1-v&r.mask))
 }
 
 //go:noinline
@@ -233,10 +228,7 @@ func (e *ringEnd) useless(op string) error {
 // reach looks how many messages there are, or how much room.
 func (e *ringEnd) reach() (uint64, error) {
 	others := e.others.Load()
-	n := others - e.next
-	if e.side == producing {
-		n += e.r.capacity
-	}
+	n := others + e.offset() - e.next
 	if n > e.r.capacity {
 		if e.side == producing {
 			return 0, e.r.badCounts(others, e.next)
