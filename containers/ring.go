@@ -151,7 +151,7 @@ func (h SharedRing[T]) Check() error {
 	}
 	defer h.release()
 	head := h.r.count(consuming).Load()
-	if tail := h.r.count(producing).Load(); tail-head > h.r.capacity && h.r.count(consuming).Load() == head {
+	if tail := h.r.count(producing).Load(); tail-head > h.r.capacity && h.r.count(consuming).Load() == head && h.live() {
 		return h.fail("Check", h.r.badCounts(head, tail))
 	}
 	return nil
@@ -164,6 +164,10 @@ func (h SharedRing[T]) take(ctx context.Context, op string, side ringSide) (*rin
 			return nil, err
 		}
 		e, err := h.r.take(side)
+		if err != nil && !h.live() { // closed meanwhile: zeros are no counts
+			h.release()
+			return nil, h.useless(op)
+		}
 		if err == nil && side == producing && h.r.closed() {
 			err = ErrQueueClosed
 		}

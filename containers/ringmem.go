@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/bits"
+	"runtime"
 	stdsync "sync"
 	"sync/atomic"
 	"time"
@@ -284,7 +285,10 @@ func (e *ringEnd) publish(op string, n uint64) error {
 
 // wait waits until there is a message, or room; or somebody dies: the caller looks again.
 func (e *ringEnd) wait(ctx context.Context, op string) error {
-	for begin, looks := time.Now(), 1; ; looks++ {
+	if runtime.GOMAXPROCS(0) == 1 {
+		runtime.Gosched() // the other side may be a goroutine that needs this processor
+	}
+	for begin, looks := time.Now(), 1; multiprocessor; looks++ {
 		if e.others.Load() != e.bound-e.offset() {
 			return nil
 		}
