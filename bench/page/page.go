@@ -23,7 +23,12 @@ var page = sync.OnceValue(func() *template.Template { return template.Must(templ
 type pageKind struct {
 	Name  string
 	Cases []pageCase
-	Plots []template.HTML
+	Plots []pagePlot
+}
+
+type pagePlot struct {
+	SVG  template.HTML
+	Keys []key
 }
 
 type pageCase struct {
@@ -69,7 +74,7 @@ func Write(w io.Writer, r *bench.Report) error {
 			if err != nil {
 				return err
 			}
-			k.Plots = append(k.Plots, svg)
+			k.Plots = append(k.Plots, pagePlot{svg, c.keys()})
 		}
 	}
 	return page().Execute(w, map[string]any{

@@ -114,13 +114,27 @@ type chart struct {
 	curves      []curve
 }
 
-// svg draws the chart as an element of a page.
+// A key says by which line a subject is drawn.
+type key struct {
+	By     string
+	Colour string
+	Dashed bool
+}
+
+// keys are those of all curves, in their order.
+func (c chart) keys() (all []key) {
+	for i, cv := range c.curves {
+		rgb := colours[i%len(colours)]
+		all = append(all, key{cv.by, fmt.Sprintf("#%02x%02x%02x", rgb.R, rgb.G, rgb.B), i >= len(colours)})
+	}
+	return all
+}
+
+// svg draws the chart as an element of a page. Its keys are the page's: in the plot they would leave it no room.
 func (c chart) svg() (template.HTML, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = c.title, c.x, c.y
 	p.Title.Padding = vg.Points(6)
-	p.Legend.Top, p.Legend.Left = true, false
-	p.Legend.XOffs = vg.Points(-4)
 	p.Add(plotter.NewGrid())
 	if c.logX {
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.TickerFunc(decades)
@@ -143,17 +157,15 @@ func (c chart) svg() (template.HTML, error) {
 		}
 		dots.Color, dots.Radius, dots.Shape = line.Color, vg.Points(2.2), draw.CircleGlyph{}
 		p.Add(line)
-		p.Legend.Add(cv.by, line)
 		if len(cv.points) < 12 {
 			p.Add(dots)
 		}
 	}
-	if c.logY {
-		// Whole decades, and room for the legend above them.
+	if c.logY { // whole decades
 		p.Y.Min = math.Pow(10, math.Floor(math.Log10(p.Y.Min)))
-		p.Y.Max = math.Pow(10, math.Ceil(math.Log10(p.Y.Max)+0.05*float64(len(c.curves))))
+		p.Y.Max = math.Pow(10, math.Ceil(math.Log10(p.Y.Max)))
 	} else {
-		p.Y.Max *= 1 + 0.07*float64(len(c.curves))
+		p.Y.Max *= 1.05
 	}
 	canvas := vgsvg.New(vg.Points(400), vg.Points(270))
 	p.Draw(draw.New(canvas))
