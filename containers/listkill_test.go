@@ -18,6 +18,8 @@ import (
 	"github.com/shmkit/shmkit/shm/proc"
 )
 
+var listMeddle = flag.Duration("list-meddle", 0, "how long processes meddle with a list; 0: some rounds")
+
 var listKills = flag.Int("list-kills", 0, "processes that are killed while they change lists; 0: some")
 
 // An editing is lists that a process changes over and over, step by step as Done counts: any other process knows what step n does.
@@ -406,7 +408,8 @@ func TestProcessesMeddleWithAList(t *testing.T) {
 	if testing.Short() {
 		rounds = 1000
 	}
-	for end := time.Now().Add(40 * time.Second); e.Done.Load() < rounds && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	start := time.Now()
+	for end := start.Add(*listMeddle + 40*time.Second); (e.Done.Load() < rounds || time.Since(start) < *listMeddle) && time.Now().Before(end); time.Sleep(time.Millisecond) {
 	}
 	if e.Done.Load() < rounds {
 		t.Error("they have stuck")

@@ -22,7 +22,7 @@ type options struct {
 func Name(name string) Option { return func(o *options) { o.name, o.named = name, true } }
 
 // OrOpen opens the object of that name if there is one, and leaves it as it is: neither the value nor the
-// other options count then. It must be of the same type.
+// other options count then, and [Init] is not called. It must be of the same type.
 func OrOpen() Option { return func(o *options) { o.orOpen = true } }
 
 // WithMutex makes the object use a lock of the caller's, in the same region, in place of its own. The lock
