@@ -340,6 +340,52 @@ func TestSweepIsCutOffAnywhere(t *testing.T) {
 	}
 }
 
+var makesNamed = proc.Define("makes a named object and dies", func(_ context.Context, e estate) error {
+	if _, err := NewSharedInt(e.M, 5, Name("found")); err != nil {
+		return err
+	}
+	kill()
+	return nil
+})
+
+var findsNamed = proc.Define("finds a named object", func(ctx context.Context, e estate) error {
+	n, err := Find[SharedInt](e.M, "found")
+	if err != nil {
+		return err
+	}
+	e.Links.Append(leading{N: n.Load()})
+	if err := e.Ready.Ptr().Acquire(ctx); err != nil {
+		return err
+	}
+	n.Add(1) // panics if it is gone
+	return nil
+})
+
+// An object whose name is taken away lives on for those who have found it.
+func TestSweepLeavesWhatOthersHaveFound(t *testing.T) {
+	if raceEnabled {
+		t.Skip("processes; the race detector makes them start slowly")
+	}
+	m := newManager(t)
+	e := newEstate(m)
+	wantKilled(t, makesNamed.Run(deadline(t), e))
+	p, err := findsNamed.Start(deadline(t), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	until(t, "it has found the object", func() bool { return e.Links.Len() > 0 })
+	if err := m.Unlink("found"); err != nil {
+		t.Fatal(err)
+	}
+	wantSwept(t, m, 0)
+	e.Ready.Ptr().Release(1)
+	if err := p.Wait(); err != nil {
+		t.Error(err)
+	}
+	wantSwept(t, m, 1)
+}
+
 type sweeping struct {
 	M  *Manager
 	At int
