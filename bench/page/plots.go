@@ -167,6 +167,9 @@ func (c chart) svg() (template.HTML, error) {
 	} else {
 		p.Y.Max *= 1.05
 	}
+	if !c.logX { // room for the last label
+		p.X.Max += 0.03 * (p.X.Max - p.X.Min)
+	}
 	canvas := vgsvg.New(vg.Points(400), vg.Points(270))
 	p.Draw(draw.New(canvas))
 	var b bytes.Buffer
