@@ -87,7 +87,7 @@ func TestDamagedEndsOfAListAreRefused(t *testing.T) {
 		texts.obj.words[listLast].Store(last)
 		wantErrors(t, shm.ErrCorrupt, map[string]func() error{
 			"Len":     func() error { l.Len(); return nil },
-			"All":     func() error { slices.Collect(l.Values()); return nil },
+			"All":     func() error { _ = slices.Collect(l.Values()); return nil },
 			"Index":   func() error { Index[int64](l, 77); return nil },
 			"Slice":   func() error { l.Slice(0, math.MaxInt); return nil },
 			"Sort":    func() error { return Sort[int64](l) },
