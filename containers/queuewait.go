@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/shmkit/shmkit/containers/internal/txn"
-	"github.com/shmkit/shmkit/internal/spin"
+	"github.com/shmkit/shmkit/shm/spin"
 	shmsync "github.com/shmkit/shmkit/sync"
 )
 

@@ -262,15 +262,15 @@ func (w *sweep) look(p addr, n uint64) {
 		loadWords(part, plus(p, at))
 		for i := 0; i+16 <= len(part); i++ {
 			w.refer(binary.NativeEndian.Uint64(part[i:]), part[i+8:], binary.NativeEndian.Uint64)
-			if bigEndian {
+			if bigEndian() {
 				w.refer(binary.LittleEndian.Uint64(part[i:]), part[i+8:], binary.LittleEndian.Uint64)
 			}
 		}
 	}
 }
 
-// bigEndian says that encoded handles have their bytes in another order than Links.
-var bigEndian = binary.NativeEndian.Uint16([]byte{0, 1}) == 1
+// bigEndian reports whether encoded handles have their bytes in another order than Links.
+func bigEndian() bool { return binary.NativeEndian.Uint16([]byte{0, 1}) == 1 }
 
 // refer marks the orphan at off, if there is one, and its generation is what follows.
 func (w *sweep) refer(off uint64, gen []byte, load func([]byte) uint64) {

@@ -28,8 +28,8 @@ var floors = []struct {
 	under string
 	level int
 }{
-	{"internal", 0},
 	{"shm/internal", 0},
+	{"shm/spin", 0},
 	{"shm/proc", 2},
 	{"shm", 1},
 	{"sync", 2},

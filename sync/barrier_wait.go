@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
+	"github.com/shmkit/shmkit/shm/spin"
 )
 
 // How a party comes to a Barrier and goes.

@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
+	"github.com/shmkit/shmkit/shm/spin"
 	"github.com/shmkit/shmkit/sync/internal/futex"
 )
 

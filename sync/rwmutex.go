@@ -11,8 +11,8 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
+	"github.com/shmkit/shmkit/shm/spin"
 )
 
 // An RWMutex is a lock that any number of readers hold, or one writer: goroutines of any number of

@@ -11,8 +11,8 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/shmkit/shmkit/internal/spin"
 	"github.com/shmkit/shmkit/shm"
+	"github.com/shmkit/shmkit/shm/spin"
 	"github.com/shmkit/shmkit/sync/internal/futex"
 )
 

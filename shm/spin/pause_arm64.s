@@ -2,9 +2,11 @@
 
 // func Pause(n uint32)
 TEXT ·Pause(SB), NOSPLIT, $0-4
-	MOVL	n+0(FP), AX
+	MOVWU	n+0(FP), R0
+	CBZW	R0, done
 again:
-	PAUSE
-	SUBL	$1, AX
-	JNZ	again
+	YIELD
+	SUBW	$1, R0
+	CBNZW	R0, again
+done:
 	RET

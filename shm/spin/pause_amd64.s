@@ -2,9 +2,12 @@
 
 // func Pause(n uint32)
 TEXT ·Pause(SB), NOSPLIT, $0-4
-	MOVWU	n+0(FP), R0
+	MOVL	n+0(FP), AX
+	TESTL	AX, AX
+	JZ	done
 again:
-	YIELD
-	SUBW	$1, R0
-	CBNZW	R0, again
+	PAUSE
+	SUBL	$1, AX
+	JNZ	again
+done:
 	RET
