@@ -97,7 +97,7 @@ var emptiesMap = proc.Define("reads a map in all ways, and empties it", func(_ c
 	if v, ok := h.Get(66); v != "B" || !ok || h.Len() != 5 || !h.Contains(69) || h.Contains(70) {
 		return fmt.Errorf("key 66 has %q, %v, of %d", v, ok, h.Len())
 	}
-	for range want {
+	for len(want) > 0 {
 		k, v, ok := h.PopItem()
 		if !ok || v != want[k] {
 			return fmt.Errorf("popped %d, %q, %v", k, v, ok)
