@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	stdsync "sync"
 
 	"github.com/shmkit/shmkit/containers/internal/txn"
 	"github.com/shmkit/shmkit/shm"
@@ -240,24 +241,59 @@ func (l SharedList[T]) All() iter.Seq2[int, T] {
 
 // visit yields the elements of slots [v, end) that are there when it gets to them, with their indices, counted from slot first.
 func (l SharedList[T]) visit(first, v, end uint64, yield func(int, T) bool) {
-	var block []T
-	for v < end {
-		if block == nil {
-			block = make([]T, min(end-v, l.perBlock()))
+	l.blocks(v, end, func(v uint64, block []T) bool {
+		for k, e := range block {
+			if !yield(int(v-first)+k, e) {
+				return false
+			}
 		}
+		return true
+	})
+}
+
+// blocks yields copies of the elements of slots [v, end) that are there when it gets to them, some at a time, with the slot of the first of
+// them. They are yield's until it returns.
+func (l SharedList[T]) blocks(v, end uint64, yield func(v uint64, block []T) bool) {
+	if v >= end {
+		return
+	}
+	var block []T
+	if l.form == formPlain && strideOf[T]() <= iterationBytes {
+		s := scratches.Get().(*scratch)
+		defer scratches.Put(s)
+		block = viewOf[T](addr(&s[0]), int(l.perBlock()))
+	} else {
+		block = make([]T, min(end-v, l.perBlock()))
+	}
+	for v < end {
 		var n int
 		v, n, end = l.readBlock(block, v, end)
-		for k, e := range block[:n] {
-			if !yield(int(v-first)+k, e) {
-				return
-			}
+		if !yield(v, block[:n]) {
+			return
 		}
 		v += uint64(n)
 	}
 }
 
+// A scratch is where an iterator copies plain elements to: clearing a new one for each walk took as long as the copying.
+type scratch [iterationBytes / 8]uint64
+
+var scratches = stdsync.Pool{New: func() any { return new(scratch) }}
+
 // Values returns an iterator over the elements, as All does.
-func (l SharedList[T]) Values() iter.Seq[T] { return values(l.All()) }
+func (l SharedList[T]) Values() iter.Seq[T] {
+	return func(yield func(T) bool) {
+		first, last := l.bounds("Values")
+		l.blocks(first, last, func(_ uint64, block []T) bool {
+			for _, e := range block {
+				if !yield(e) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
 
 // deque returns the list's memory.
 func (l SharedList[T]) deque() deque {
