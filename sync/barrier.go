@@ -153,7 +153,8 @@ func (b *Barrier) WaitAction(ctx context.Context, action func() error) (place in
 }
 
 // WaitTimeout is Wait for a limited time; its error at the end of it is [os.ErrDeadlineExceeded] too. 0 and
-// less mean to pass if this is the last party, and to break the barrier if not.
+// less mean to pass if this is the last party, and to break the barrier if not. If the barrier's own lock is not to be had for 20 ms
+// more, since the process that holds it is stopped or not run, that is the only error: this party has not arrived, and the barrier is not broken.
 func (b *Barrier) WaitTimeout(d time.Duration) (place int, err error) {
 	return b.wait(limit{what: whatBarrier, deadline: time.Now().Add(d)}, nil)
 }
