@@ -2,15 +2,12 @@ package containers
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"maps"
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/shmkit/shmkit/shm"
 )
 
 const goldenMapFile = "testdata/map.hex"
@@ -77,27 +74,7 @@ func TestFreshMapsLookLikeTheGoldenOnes(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantGoldenMaps(t, m)
-	b := Must(os.ReadFile(path))
-	for at := 0; at < len(b); at += 8 { // this process
-		if w := binary.LittleEndian.Uint64(b[at:]); w&^15 == uint64(shm.Self()) {
-			binary.LittleEndian.PutUint64(b[at:], goldenToken|w&15)
-		}
-	}
-	copy(head[rootWord:rootWord+8], b[rootWord:])
-	slots := firstSlotHasLanes(t, b, start)
-	got := "# The first slot:\n" + dump(slots, headerSize, len(slots)) + "# The data area:\n" + dump(b, start, len(b))
-	if *writeGolden {
-		text := "# A region that holds two maps, as TestFreshMapsLookLikeTheGoldenOnes makes it. Offset, then 16 bytes; lines of zeros are left out.\n" +
-			"# The region's header:\n" + dump(head, 0, headerSize) + got
-		if err := os.WriteFile(goldenMapFile, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	whole := undump(t, goldenMapFile, start+goldenSize)
-	want := "# The first slot:\n" + dump(whole, headerSize, headerSize+slotSize) + "# The data area:\n" + dump(whole, start, start+goldenSize)
-	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("new maps do not look like the golden ones; %s\n(-golden +new):\n%s", formatChange, diff)
-	}
+	compareGolden(t, goldenMapFile, head, Must(os.ReadFile(path)))
 }
 
 func TestGoldenMapsAreReadRight(t *testing.T) {

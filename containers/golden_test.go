@@ -237,6 +237,13 @@ func (g golden) looksTheSame(t *testing.T) {
 	if got := Must(g.read(m)); got != g.text {
 		t.Errorf("it holds\n%s, want\n%s", got, g.text)
 	}
+	compareGolden(t, g.file, head, b)
+}
+
+// compareGolden compares the bytes of a new region, made with head, with those in the file, or writes them there.
+func compareGolden(t *testing.T, file string, head, b []byte) {
+	t.Helper()
+	start := dataStart(t)
 	for at := 0; at < len(b); at += 8 { // this process
 		if w := binary.LittleEndian.Uint64(b[at:]); w&^15 == uint64(shm.Self()) {
 			binary.LittleEndian.PutUint64(b[at:], goldenToken|w&15)
@@ -246,16 +253,16 @@ func (g golden) looksTheSame(t *testing.T) {
 	slots := firstSlotHasLanes(t, b, start)
 	got := "# The first slot:\n" + dump(slots, headerSize, len(slots)) + "# The data area:\n" + dump(b, start, len(b))
 	if *writeGolden {
-		text := "# A region that holds one of everything, as TestFreshContainersLookLikeTheGoldenOnes makes it. Offset, then 16 bytes; lines of zeros are left out.\n" +
+		text := "# A region with new containers in it, as a test of golden regions makes it. Offset, then 16 bytes; lines of zeros are left out.\n" +
 			"# The region's header:\n" + dump(head, 0, headerSize) + got
-		if err := os.WriteFile(g.file, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	whole := undump(t, g.file, start+goldenSize)
+	whole := undump(t, file, start+goldenSize)
 	want := "# The first slot:\n" + dump(whole, headerSize, headerSize+slotSize) + "# The data area:\n" + dump(whole, start, start+goldenSize)
 	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("new containers do not look like the golden ones; %s\n(-golden +new):\n%s", formatChange, diff)
+		t.Errorf("new containers do not look like those in %s; %s\n(-golden +new):\n%s", file, formatChange, diff)
 	}
 }
 

@@ -91,8 +91,7 @@ func (l *Lease[T]) In(tx *Tx) TxLease[T] {
 	if l.h.q == nil {
 		panic("containers: use of a zero Lease; take one with SharedQueue.Lease")
 	}
-	o := tx.join(l.h.base, func() txObject { return &queueTx{q: l.h.q} })
-	return TxLease[T]{tx, o.(*queueTx), l}
+	return TxLease[T]{tx, l.h.In(tx).q, l}
 }
 
 // Done acknowledges the message when the transaction happens. It returns [ErrLeaseEnded] if the lease has ended before, in this transaction too.
