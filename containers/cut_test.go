@@ -32,6 +32,16 @@ func cutAt(k int, fn func()) (cut bool) {
 	return false
 }
 
+// bothSeen fails the test unless what was cut off has been found as before it and as after it. How often is for chance to say:
+// how many stores it takes depends on where things come to lie, and a short run looks at some of them only.
+func bothSeen(t *testing.T, seen map[string]int, before, after string) {
+	t.Helper()
+	t.Logf("cut off %d times, of which it had happened %d times", seen[before]+seen[after], seen[after])
+	if before == after || seen[before] == 0 || seen[after] < 2 { // it is seen once when it is not cut off
+		t.Error("that shows nothing")
+	}
+}
+
 // Each call is cut off before each of its stores: the objects are then as before it or as after it, and no memory is lost.
 func TestCallsHappenWholeOrNotAtAllAndLoseNothing(t *testing.T) {
 	long := func(i int) string { return fmt.Sprintf("%d: %s", i, strings.Repeat("long ", 8)) }

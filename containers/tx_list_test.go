@@ -172,9 +172,7 @@ func TestListMapAndLeaseOfATransactionChangeTogether(t *testing.T) {
 			break
 		}
 	}
-	if before == after || seen[before] < 10 || seen[after] < 5 {
-		t.Errorf("before %d times, after %d times: that shows nothing", seen[before], seen[after])
-	}
+	bothSeen(t, seen, before, after)
 }
 
 func TestTransactionOverAListInAFullRegionChangesNothing(t *testing.T) {

@@ -232,9 +232,7 @@ func TestLeaseAndPutsOfATransactionHappenTogether(t *testing.T) {
 			break
 		}
 	}
-	if before == after || seen[before] < 10 || seen[after] < 5 {
-		t.Errorf("before %d times, after %d times: that shows nothing", seen[before], seen[after])
-	}
+	bothSeen(t, seen, before, after)
 }
 
 type queueCommit struct {
