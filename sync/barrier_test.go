@@ -225,6 +225,9 @@ func TestBarrierOutsideOfRegionsAndOnTheHeapWorksAmongGoroutines(t *testing.T) {
 // waitOnce waits once and counts what came of it: told[0] passes, [1] broken, [2] deaths, [3] own limit.
 var waitOnce = proc.Define("wait at the barrier once", func(ctx context.Context, o order) error {
 	s := squareIn(o.Region)
+	if err := s.barrier.Join(); err != nil { // of those who find it broken, Wait makes no members
+		return err
+	}
 	s.before.Add(1)
 	_, err := s.barrier.Wait(ctx)
 	s.barrier.Leave()
