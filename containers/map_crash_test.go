@@ -28,12 +28,12 @@ func anyFull(table, uint64, segment) bool { return true }
 
 // largestFull says that a segment is to be split, and the directory doubles.
 func largestFull(t table, dir uint64, g segment) bool {
-	return g.log2 == t.largest() && uint64(g.depth) == dir&dirLog2Mask
+	return g.log2() == t.largest() && uint64(g.depth()) == dir&dirLog2Mask
 }
 
 // smallerFull says that one is to be split of which the directory has two words.
 func smallerFull(t table, dir uint64, g segment) bool {
-	return g.log2 == t.largest() && uint64(g.depth) < dir&dirLog2Mask
+	return g.log2() == t.largest() && uint64(g.depth()) < dir&dirLog2Mask
 }
 
 func mapEditsOf[K, V comparable]() []mapEdit[K, V] {

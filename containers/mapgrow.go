@@ -59,7 +59,7 @@ func (p *plan) fits(g segment, h *[groupSlots << maxGroupLog2]uint64, log2 uint,
 
 // stay makes p the plan in which each slot keeps its number, and the others are deleted: that has always room.
 func (p *plan) stay(g segment, h *[groupSlots << maxGroupLog2]uint64, mask, value uint64) {
-	p.log2 = g.log2
+	p.log2 = g.log2()
 	clear(p.to[:])
 	for i := range groupSlots * g.groups() {
 		if i%groupSlots == 0 {
@@ -81,7 +81,7 @@ func (t table) build(l *txn.Lane, g segment, p *plan, depth uint) (uint64, error
 	if err != nil {
 		return 0, err
 	}
-	entry := segment{off: uint64(off), log2: p.log2, depth: depth}.entry()
+	entry := entryOf(uint64(off), p.log2, depth)
 	to, err := t.open(entry)
 	if err != nil || uint64(off)&entryAt != uint64(off) {
 		return 0, first(err, fmt.Errorf("segment at offset %d: %w", off, shm.ErrCorrupt))
@@ -118,8 +118,8 @@ func (t table) begin() error {
 
 // grow replaces g, where there is no room for a key with that hash, by a larger segment, or by two.
 func (t table) grow(g segment, hash uint64) error {
-	if g.log2 > t.largest() || g.depth > maxMapDepth {
-		return fmt.Errorf("segment of 1<<%d groups, depth %d: %w", g.log2, g.depth, shm.ErrCorrupt)
+	if g.log2() > t.largest() || g.depth() > maxMapDepth {
+		return fmt.Errorf("segment of 1<<%d groups, depth %d: %w", g.log2(), g.depth(), shm.ErrCorrupt)
 	}
 	var h [groupSlots << maxGroupLog2]uint64
 	if err := t.hashes(g, &h); err != nil {
@@ -127,38 +127,38 @@ func (t table) grow(g segment, hash uint64) error {
 	}
 	var lo, hi plan
 	split := true
-	for log2 := g.log2 + 1; log2 <= t.largest() && split; log2++ {
+	for log2 := g.log2() + 1; log2 <= t.largest() && split; log2++ {
 		split = !lo.fits(g, &h, log2, 0, 0)
 	}
 	if split {
-		if g.depth == maxMapDepth {
+		if g.depth() == maxMapDepth {
 			return fmt.Errorf("more than %d keys whose hashes begin alike: %w", groupSlots*g.groups(), shm.ErrNoSpace)
 		}
-		bit := uint64(1) << (63 - g.depth)
-		if !lo.fits(g, &h, g.log2, bit, 0) {
+		bit := uint64(1) << (63 - g.depth())
+		if !lo.fits(g, &h, g.log2(), bit, 0) {
 			lo.stay(g, &h, bit, 0)
 		}
-		if !hi.fits(g, &h, g.log2, bit, bit) {
+		if !hi.fits(g, &h, g.log2(), bit, bit) {
 			hi.stay(g, &h, bit, bit)
 		}
 	}
 	return t.s.change(func(l *txn.Lane) error {
 		if !split {
-			entry, err := t.build(l, g, &lo, g.depth)
+			entry, err := t.build(l, g, &lo, g.depth())
 			if err != nil {
 				return err
 			}
-			return first(t.repoint(l, g, hash, entry, entry, false), t.freeIn(l, g.off))
+			return first(t.repoint(l, g, hash, entry, entry, false), t.freeIn(l, g.off()))
 		}
-		a, err := t.build(l, g, &lo, g.depth+1)
+		a, err := t.build(l, g, &lo, g.depth()+1)
 		if err != nil {
 			return err
 		}
-		b, err := t.build(l, g, &hi, g.depth+1)
+		b, err := t.build(l, g, &hi, g.depth()+1)
 		if err != nil {
 			return err
 		}
-		return first(t.repoint(l, g, hash, a, b, true), t.freeIn(l, g.off))
+		return first(t.repoint(l, g, hash, a, b, true), t.freeIn(l, g.off()))
 	})
 }
 
@@ -167,12 +167,12 @@ func (t table) grow(g segment, hash uint64) error {
 func (t table) repoint(l *txn.Lane, g segment, hash, a, b uint64, split bool) error {
 	dir := t.o.words[mapDir].Load()
 	log2 := uint(dir & dirLog2Mask)
-	if g.depth > log2 || log2 > maxMapDepth {
-		return fmt.Errorf("segment of depth %d in a directory of %d: %w", g.depth, log2, shm.ErrCorrupt)
+	if g.depth() > log2 || log2 > maxMapDepth {
+		return fmt.Errorf("segment of depth %d in a directory of %d: %w", g.depth(), log2, shm.ErrCorrupt)
 	}
 	epoch := &t.o.words[mapEpoch]
-	from := hash >> (64 - g.depth) << (log2 - g.depth)
-	n := uint64(1) << (log2 - g.depth)
+	from := hash >> (64 - g.depth()) << (log2 - g.depth())
+	n := uint64(1) << (log2 - g.depth())
 	if !(split && n == 1) && n <= maxRepoint {
 		for i := range n {
 			w, err := t.dirWord(dir, from+i)

@@ -12,7 +12,7 @@ type mapItem[K, V any] struct {
 
 // bounds returns the first hash of the range of g, in which hash is, and the first one behind it, 0 if there is none.
 func (g segment) bounds(hash uint64) (start, end uint64) {
-	size := uint64(1) << (64 - g.depth) // 0 for all of them
+	size := uint64(1) << (64 - g.depth()) // 0 for all of them
 	start = hash &^ (size - 1)
 	return start, start + size
 }

@@ -297,14 +297,14 @@ func (t table) check() error {
 		if err != nil {
 			return fmt.Errorf("segment at word %d: %w", i, err)
 		}
-		span := uint64(1) << (log2 - min(g.depth, log2))
-		if g.depth > log2 || i%span != 0 || g.log2 > t.largest() || entry != g.entry() {
+		span := uint64(1) << (log2 - min(g.depth(), log2))
+		if g.depth() > log2 || i%span != 0 || g.log2() > t.largest() || entry != g.entry {
 			return bad("word %d of 1<<%d is %#x", i, log2, entry)
 		}
-		if other, twice := seen[g.off]; twice || blocks[g.off] {
-			return bad("words %d and %d both have the segment at %d", other, i, g.off)
+		if other, twice := seen[g.off()]; twice || blocks[g.off()] {
+			return bad("words %d and %d both have the segment at %d", other, i, g.off())
 		}
-		seen[g.off], blocks[g.off] = i, true
+		seen[g.off()], blocks[g.off()] = i, true
 		for j := range span {
 			w, err := t.dirWord(dir, i+j)
 			if err != nil {
@@ -316,7 +316,7 @@ func (t table) check() error {
 		}
 		n, err := t.checkSegment(g, i/span, blocks)
 		if err != nil {
-			return fmt.Errorf("segment at %d: %w", g.off, err)
+			return fmt.Errorf("segment at %d: %w", g.off(), err)
 		}
 		population += n
 		i += span
@@ -344,7 +344,7 @@ func (t table) checkSegment(g segment, prefix uint64, blocks map[uint64]bool) (n
 			return 0, fmt.Errorf("slot %d: %w", i, err)
 		}
 		at, found, err := t.find(g, &k)
-		if err != nil || !found || at.slot() != i || full(k.hash) != b || k.hash>>(64-g.depth) != prefix {
+		if err != nil || !found || at.slot() != i || full(k.hash) != b || k.hash>>(64-g.depth()) != prefix {
 			return 0, fmt.Errorf("slot %d with control byte %#x and hash %#x: found %v, at %d: %w", i, b, k.hash, found, at.slot(), first(err, shm.ErrCorrupt))
 		}
 		if t.valueForm() != formPlain {

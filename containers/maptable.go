@@ -131,30 +131,32 @@ func tableOf(s *space, o *object) (table, error) {
 	return t, nil
 }
 
-// A segment is one as its directory word, copied, says; all of it is in the region.
+// A segment is one as its directory word, copied, says; all of it is in the region. It is small enough to stay in registers: larger structs are copied
+// through memory, and wait there for the stores that have just made them.
 type segment struct {
 	p     addr
-	off   uint64
-	log2  uint // of its groups
-	depth uint
-	slots addr
+	entry uint64 // the directory's word
 	size  uint64 // of a slot
 }
 
+// entryOf returns the directory's word for a segment.
+func entryOf(off uint64, log2, depth uint) uint64 { return off | uint64(log2) | uint64(depth)<<entryDepth }
+
 // open returns the segment that a word of the directory refers to.
 func (t table) open(entry uint64) (g segment, err error) {
-	g.off, g.log2, g.depth = entry&entryAt, uint(entry&entryLog2), uint(entry>>entryDepth)
+	g.entry = entry & (entryAt | entryLog2 | 0xff<<entryDepth)
 	g.size = t.slotSize()
-	if g.p, err = addrAt(t.s.region, g.off, t.segmentSize(g.log2)); err == nil {
-		g.slots = plus(g.p, slotsAt(g.log2))
-	}
+	g.p, err = addrAt(t.s.region, g.off(), t.segmentSize(g.log2()))
 	return g, err
 }
 
-func (g segment) entry() uint64 { return g.off | uint64(g.log2) | uint64(g.depth)<<entryDepth }
+// off is its offset, log2 that of its groups, and depth how many bits of the hash are the same in all its keys.
+func (g segment) off() uint64 { return g.entry & entryAt }
+func (g segment) log2() uint  { return uint(g.entry & entryLog2) }
+func (g segment) depth() uint { return uint(g.entry >> entryDepth) }
 
 // groups returns their number.
-func (g segment) groups() uint64 { return 1 << g.log2 }
+func (g segment) groups() uint64 { return 1 << (g.entry & entryLog2) }
 
 // seq is the sequence word.
 func (g segment) seq() *atomic.Uint64 { return word(g.p, 0) }
@@ -163,7 +165,7 @@ func (g segment) seq() *atomic.Uint64 { return word(g.p, 0) }
 func (g segment) control(group uint64) *atomic.Uint64 { return word(g.p, segmentHead/8+int(group)) }
 
 // slot returns the address of slot i.
-func (g segment) slot(i uint64) addr { return plus(g.slots, i*g.size) }
+func (g segment) slot(i uint64) addr { return plus(g.p, slotsAt(g.log2())+i*g.size) }
 
 // home returns the group that a hash begins in.
 func (g segment) home(hash uint64) uint64 { return hash >> tagBits & (g.groups() - 1) }
@@ -227,6 +229,10 @@ func (p mapPlace) slot() uint64 { return p.group*groupSlots + p.i }
 
 // find returns the place of a key.
 func (t table) find(g segment, k *mapKey) (mapPlace, bool, error) {
+	if k.how == keyWord {
+		at, found := g.findWord(k.hash, k.w[0])
+		return at, found, nil
+	}
 	group := g.home(k.hash)
 	for n := g.reach(); n > 0; n-- {
 		ctl := g.control(group).Load()
@@ -243,6 +249,25 @@ func (t table) find(g segment, k *mapKey) (mapPlace, bool, error) {
 		group = (group + 1) & (g.groups() - 1)
 	}
 	return mapPlace{}, false, nil
+}
+
+// findWord is find for a key of one word.
+func (g segment) findWord(hash, key uint64) (mapPlace, bool) {
+	group := g.home(hash)
+	for n := g.reach(); n > 0; n-- {
+		ctl := g.control(group).Load()
+		for m := matches(ctl, hash); m != 0; m &= m - 1 {
+			i := uint64(bits.TrailingZeros64(m)) >> 3
+			if word(g.slot(group*groupSlots+i), 0).Load() == key {
+				return mapPlace{group, i}, true
+			}
+		}
+		if hasEmpty(ctl) {
+			break
+		}
+		group = (group + 1) & (g.groups() - 1)
+	}
+	return mapPlace{}, false
 }
 
 // room returns a place for a key, or false if all groups where it may be are full.
@@ -378,7 +403,7 @@ func (t table) commit(g segment, group, now uint64, hides bool) {
 	w := g.control(group)
 	count := t.o.words[mapCount].Load()
 	old := w.Load()
-	txn.Put(&t.o.words[mapPending], (g.off+segmentHead+8*group)/8|used(old)<<pendingUsed|count<<pendingCount)
+	txn.Put(&t.o.words[mapPending], (g.off()+segmentHead+8*group)/8|used(old)<<pendingUsed|count<<pendingCount)
 	txn.Put(w, now) // commits
 	if hides {
 		txn.Put(g.seq(), g.seq().Load()+1)
@@ -457,7 +482,7 @@ func (t table) drain() error {
 		}
 		if err == nil {
 			err = t.s.change(func(l *txn.Lane) error {
-				return first(l.Set(next, i+1<<(limbo&dirLog2Mask-uint64(g.depth))), t.freeIn(l, g.off))
+				return first(l.Set(next, i+1<<(limbo&dirLog2Mask-uint64(g.depth()))), t.freeIn(l, g.off()))
 			})
 		}
 		if err != nil {
@@ -508,10 +533,10 @@ func dropMap(l *txn.Lane, s *space, o *object, _ *uint64) (all bool, err error) 
 		if !free || l.Left() < 2+dropSpare {
 			return false, l.Later(next, i)
 		}
-		if err := t.freeIn(l, g.off); err != nil {
+		if err := t.freeIn(l, g.off()); err != nil {
 			return false, err
 		}
-		i += 1 << (limbo&dirLog2Mask - uint64(g.depth))
+		i += 1 << (limbo&dirLog2Mask - uint64(g.depth()))
 	}
 	return dir == 0, first(l.Later(next, 0), l.Later(&o.words[mapLimbo], 0), t.freeIn(l, limbo&^dirLog2Mask))
 }
@@ -550,8 +575,8 @@ func (t table) segmentInLimbo(limbo, i uint64) (segment, error) {
 		return segment{}, err
 	}
 	g, err := t.open(w.Load())
-	if err == nil && uint64(g.depth) > limbo&dirLog2Mask {
-		err = fmt.Errorf("segment of depth %d in a directory of %d: %w", g.depth, limbo&dirLog2Mask, shm.ErrCorrupt)
+	if err == nil && uint64(g.depth()) > limbo&dirLog2Mask {
+		err = fmt.Errorf("segment of depth %d in a directory of %d: %w", g.depth(), limbo&dirLog2Mask, shm.ErrCorrupt)
 	}
 	return g, err
 }
@@ -572,7 +597,7 @@ func blocksOfMap(s *space, o *object, found func(what string, off uint64) error)
 		for i := d.from; i < 1<<(d.dir&dirLog2Mask); {
 			g, err := t.segmentInLimbo(d.dir, i)
 			if err == nil {
-				err = found("segment", g.off)
+				err = found("segment", g.off())
 			}
 			if err == nil {
 				err = t.blocksOfSegment(g, found)
@@ -580,7 +605,7 @@ func blocksOfMap(s *space, o *object, found func(what string, off uint64) error)
 			if err != nil {
 				return err
 			}
-			i += 1 << (d.dir&dirLog2Mask - uint64(g.depth))
+			i += 1 << (d.dir&dirLog2Mask - uint64(g.depth()))
 		}
 	}
 	return nil

@@ -259,8 +259,8 @@ func (m *mapTx[K, V]) prepare(c *txCommit) error {
 			hides = append(hides, w)
 		}
 		final[w] = with(ctl, e.at.i, ctlDeleted)
-		if !seen[e.g.off] {
-			seen[e.g.off] = true
+		if !seen[e.g.off()] {
+			seen[e.g.off()] = true
 			segments = append(segments, e.g)
 		}
 	}
