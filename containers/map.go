@@ -160,8 +160,8 @@ func (g seenSegment) still(t table, epoch uint64) func() bool {
 	return func() bool { return g.seq().Load() == g.seen && t.o.words[mapEpoch].Load() == epoch }
 }
 
-// table returns the map's memory.
-func (m SharedMap[K, V]) table() table { return table{m.s, m.obj, m.shape} }
+// table returns the map's memory. (A pointer saves a copy of m: see segment.)
+func (m *SharedMap[K, V]) table() table { return table{m.s, m.obj, m.shape} }
 
 // Contains reports whether there is a value for k. It does not wait.
 func (m SharedMap[K, V]) Contains(k K) bool {
@@ -187,7 +187,7 @@ func (m SharedMap[K, V]) Put(k K, v V) error {
 	}
 	t := m.table()
 	key, value := keyOf(t, &k), valueOf(t, &v)
-	err := t.put(&key, &value)
+	err := t.put(&key, value)
 	m.release()
 	if err != nil {
 		return m.fail("Put", err)

@@ -3,13 +3,7 @@ package containers
 // getWord is Get where keys have one word and values are plain: what look does, in one function and without its detours. done is false if it came to
 // nothing: a writer has changed the map meanwhile, or there is something to say about it that look says better.
 func (m SharedMap[K, V]) getWord(k *K) (v V, ok, done bool) {
-	t := table{m.s, m.obj, m.shape}
-	var key uint64
-	if n := sizeOf[K](); n == 8 {
-		key = *as[uint64](addr(k))
-	} else {
-		key = wordOf(addr(k), int(n))
-	}
+	t, key := m.table(), wordOf(addr(k), int(sizeOf[K]()))
 	hash := hash64(t.s.region.HashSeed(), key)
 	epoch := t.o.words[mapEpoch].Load()
 	dir := t.o.words[mapDir].Load()

@@ -7,33 +7,30 @@ import (
 	"github.com/shmkit/shmkit/shm"
 )
 
-// mapKey is a key outside the region, or, for those who hold the lock, in it: as its slot would be, if it is short, and its bytes.
+// mapKey is a key outside the region, or, for those who hold the lock, in it. (It and mapValue stay in registers: see segment.)
 type mapKey struct {
 	hash uint64
-	how  keyHow
-	long bool      // as a string, has a block of its own
-	w    [2]uint64 // of a slot for short strings, or the one word
-	p    addr      // the bytes of others
-	n    int       // how many these are
+	a, b uint64 // what the slot of a plain key of one word, or of a short string, has; of others a is how many bytes there are
+	p    addr   // the bytes of others; nil for those
 }
 
-// keyHow says how to compare a key.
-type keyHow uint8
+// word reports whether k is plain and of one word, which is k.a.
+func (k *mapKey) word(t table) bool { return k.p == nil && t.keyWords() == 1 }
 
-const (
-	keyWord  keyHow = iota // plain, one word
-	keyPlain               // plain, more than that
-	keyText
-)
+// long reports whether k has a block of its own.
+func (k *mapKey) long(t table) bool { return k.p != nil && t.keyForm() != formPlain }
 
 // mapValue is a value outside the region.
 type mapValue struct {
-	whole bool // plain, and one word
-	long  bool // as a string, has a block of its own
-	text  bool
-	p     addr
-	n     int
+	p addr
+	n int // bytes of it
 }
+
+// whole reports whether v is plain, and one word.
+func (v mapValue) whole(t table) bool { return v.n <= 8 && t.valueForm() == formPlain }
+
+// long reports whether v has a block of its own.
+func (v mapValue) long(t table) bool { return v.n > textInline && t.valueForm() != formPlain }
 
 // keyOf returns *k, which stays there.
 func keyOf[K comparable](t table, k *K) (key mapKey) {
@@ -45,32 +42,23 @@ func keyOf[K comparable](t table, k *K) (key mapKey) {
 	return t.plainKey(p, n)
 }
 
-func (t table) plainKey(p addr, n int) (k mapKey) {
+func (t table) plainKey(p addr, n int) mapKey {
 	seed := t.s.region.HashSeed()
-	switch {
-	case n == 8:
-		k.w[0] = *as[uint64](p)
-	case n == 4:
-		k.w[0] = wordOf(p, 4)
-	case n < 8:
-		k.w[0] = wordOf(p, n)
-	default:
-		k.how, k.p, k.n = keyPlain, p, n
-		k.hash = hashBytes(seed, viewOf[byte](p, n))
-		return k
+	if n > 8 {
+		return mapKey{hash: hashBytes(seed, viewOf[byte](p, n)), a: uint64(n), p: p}
 	}
-	k.hash = hash64(seed, k.w[0])
-	return k
+	w := wordOf(p, n)
+	return mapKey{hash: hash64(seed, w), a: w}
 }
 
-func (t table) textKey(p addr, n int) (k mapKey) {
-	k.how, k.p, k.n, k.long = keyText, p, n, n > textInline
+func (t table) textKey(p addr, n int) mapKey {
 	b := viewOf[byte](p, n)
-	k.hash = hashBytes(textSeed(t.s.region.HashSeed(), n), b)
-	if !k.long {
-		k.w = shortText(b)
+	hash := hashBytes(textSeed(t.s.region.HashSeed(), n), b)
+	if n > textInline {
+		return mapKey{hash: hash, a: uint64(n), p: p}
 	}
-	return k
+	w := shortText(b)
+	return mapKey{hash: hash, a: w[0], b: w[1]}
 }
 
 // keyIn returns the key in a slot. The lock is held.
@@ -95,6 +83,9 @@ func textAt(p addr, isString bool) (addr, int) {
 
 // wordOf returns n bytes, up to 8, as a word with zeros behind them.
 func wordOf(p addr, n int) uint64 {
+	if n == 8 {
+		return *as[uint64](p)
+	}
 	var w uint64
 	copy(viewOf[byte](addr(&w), 8), viewOf[byte](p, n))
 	return w
@@ -112,56 +103,53 @@ func shortText(b []byte) (w [2]uint64) {
 // is reports whether k is the key in the slot at p. Without the lock, what it says holds only if the sequences have not changed; so
 // does an error.
 func (k *mapKey) is(t table, p addr) (bool, error) {
-	switch {
-	case k.how == keyWord:
-		return word(p, 0).Load() == k.w[0], nil
-	case k.how == keyPlain:
+	switch n := int(k.a); {
+	case k.p == nil:
+		return word(p, 0).Load() == k.a && (t.keyWords() == 1 || word(p, 1).Load() == k.b), nil
+	case t.keyForm() == formPlain:
 		i := 0
-		for ; i+8 <= k.n; i += 8 {
+		for ; i+8 <= n; i += 8 {
 			if word(p, i/8).Load() != *as[uint64](plus(k.p, uint64(i))) {
 				return false, nil
 			}
 		}
-		return i == k.n || word(p, i/8).Load() == wordOf(plus(k.p, uint64(i)), k.n-i), nil
-	case !k.long:
-		return word(p, 0).Load() == k.w[0] && word(p, 1).Load() == k.w[1], nil
+		return i == n || word(p, i/8).Load() == wordOf(plus(k.p, uint64(i)), n-i), nil
 	}
-	if word(p, 1).Load() != uint64(k.n)|outOfLine<<56 {
+	if word(p, 1).Load() != k.a|outOfLine<<56 {
 		return false, nil
 	}
-	block, err := addrAt(t.s.region, word(p, 0).Load(), blockSize(uint64(k.n)))
+	block, err := addrAt(t.s.region, word(p, 0).Load(), blockSize(k.a))
 	if err != nil {
 		return false, err
 	}
 	if raceEnabled {
-		b := make([]byte, k.n)
+		b := make([]byte, k.a)
 		loadWords(b, block)
-		return string(b) == string(viewOf[byte](k.p, k.n)), nil
+		return string(b) == string(viewOf[byte](k.p, int(k.a))), nil
 	}
-	same := string(viewOf[byte](block, k.n)) == string(viewOf[byte](k.p, k.n))
+	same := string(viewOf[byte](block, int(k.a))) == string(viewOf[byte](k.p, int(k.a)))
 	finishLoads()
 	return same, nil
 }
 
 // store writes k, which is not long, to a slot that nobody looks at.
-func (k *mapKey) store(p addr) {
-	switch k.how {
-	case keyWord:
-		txn.Put(word(p, 0), k.w[0])
-	case keyPlain:
-		putBytes(p, k.p, k.n)
-	default:
-		txn.Put(word(p, 0), k.w[0])
-		txn.Put(word(p, 1), k.w[1])
+func (k *mapKey) store(t table, p addr) {
+	if k.p != nil {
+		putBytes(p, k.p, int(k.a))
+		return
+	}
+	txn.Put(word(p, 0), k.a)
+	if t.keyWords() > 1 {
+		txn.Put(word(p, 1), k.b)
 	}
 }
 
 // storeIn is store in an operation, for a long key too.
 func (k *mapKey) storeIn(t table, l *txn.Lane, p addr) error {
-	if k.long {
-		return t.storeText(l, p, k.p, k.n)
+	if k.long(t) {
+		return t.storeText(l, p, k.p, int(k.a))
 	}
-	k.store(p)
+	k.store(t, p)
 	return nil
 }
 
@@ -177,26 +165,18 @@ func putBytes(p, from addr, n int) {
 // valueOf returns *v, which stays there.
 func valueOf[V any](t table, v *V) mapValue {
 	if t.valueForm() == formPlain {
-		return mapValue{whole: sizeOf[V]() <= 8, p: addr(v), n: int(sizeOf[V]())}
+		return mapValue{addr(v), int(sizeOf[V]())}
 	}
 	p, n := textAt(addr(v), t.valueForm() == formString)
-	return mapValue{text: true, long: n > textInline, p: p, n: n}
-}
-
-// word returns v, which is whole, as a word.
-func (v *mapValue) word() uint64 {
-	if v.n == 8 {
-		return *as[uint64](v.p)
-	}
-	return wordOf(v.p, v.n)
+	return mapValue{p, n}
 }
 
 // store writes v, which is not long, to a slot that nobody looks at.
-func (v *mapValue) store(p addr) {
+func (v mapValue) store(t table, p addr) {
 	switch {
-	case v.whole:
-		txn.Put(word(p, 0), v.word())
-	case v.text:
+	case v.whole(t):
+		txn.Put(word(p, 0), wordOf(v.p, v.n))
+	case t.valueForm() != formPlain:
 		w := shortText(viewOf[byte](v.p, v.n))
 		txn.Put(word(p, 0), w[0])
 		txn.Put(word(p, 1), w[1])
@@ -206,11 +186,11 @@ func (v *mapValue) store(p addr) {
 }
 
 // storeIn is store in an operation, for a long value too.
-func (v *mapValue) storeIn(t table, l *txn.Lane, p addr) error {
-	if v.long {
+func (v mapValue) storeIn(t table, l *txn.Lane, p addr) error {
+	if v.long(t) {
 		return t.storeText(l, p, v.p, v.n)
 	}
-	v.store(p)
+	v.store(t, p)
 	return nil
 }
 

@@ -140,7 +140,9 @@ type segment struct {
 }
 
 // entryOf returns the directory's word for a segment.
-func entryOf(off uint64, log2, depth uint) uint64 { return off | uint64(log2) | uint64(depth)<<entryDepth }
+func entryOf(off uint64, log2, depth uint) uint64 {
+	return off | uint64(log2) | uint64(depth)<<entryDepth
+}
 
 // open returns the segment that a word of the directory refers to.
 func (t table) open(entry uint64) (g segment, err error) {
@@ -229,8 +231,8 @@ func (p mapPlace) slot() uint64 { return p.group*groupSlots + p.i }
 
 // find returns the place of a key.
 func (t table) find(g segment, k *mapKey) (mapPlace, bool, error) {
-	if k.how == keyWord {
-		at, found := g.findWord(k.hash, k.w[0])
+	if k.word(t) {
+		at, found := g.findWord(k.hash, k.a)
 		return at, found, nil
 	}
 	group := g.home(k.hash)
@@ -295,7 +297,7 @@ func (t table) lookup(k *mapKey) (g segment, at mapPlace, found, ok bool, err er
 }
 
 // put makes v the value of k. The lock is held.
-func (t table) put(k *mapKey, v *mapValue) error {
+func (t table) put(k *mapKey, v mapValue) error {
 	for {
 		g, at, found, ok, err := t.lookup(k)
 		switch {
@@ -306,8 +308,8 @@ func (t table) put(k *mapKey, v *mapValue) error {
 				return err
 			}
 			continue
-		case found && v.whole:
-			txn.Put(word(g.slot(at.slot()), int(t.keyWords())), v.word())
+		case found && v.whole(t):
+			txn.Put(word(g.slot(at.slot()), int(t.keyWords())), wordOf(v.p, v.n))
 			return nil
 		}
 		to := at
@@ -327,7 +329,7 @@ func (t table) put(k *mapKey, v *mapValue) error {
 }
 
 // write puts k and v to a place that is vacant, and, if k is at another one, makes that vacant instead.
-func (t table) write(g segment, to, at mapPlace, replaces bool, k *mapKey, v *mapValue) error {
+func (t table) write(g segment, to, at mapPlace, replaces bool, k *mapKey, v mapValue) error {
 	var old [2]uint64
 	p := g.slot(to.slot())
 	ctl := g.control(to.group).Load()
@@ -335,15 +337,15 @@ func (t table) write(g segment, to, at mapPlace, replaces bool, k *mapKey, v *ma
 	if replaces {
 		old = t.valueText(g.slot(at.slot()))
 	}
-	if blockOf(old) == 0 && !v.long && (replaces || !k.long) && (!replaces || to.group == at.group) {
+	if blockOf(old) == 0 && !v.long(t) && (replaces || !k.long(t)) && (!replaces || to.group == at.group) {
 		txn.Announce(p, uintptr(g.size))
 		if replaces {
 			copyBlock(p, g.slot(at.slot()), 8*t.keyWords())
 			now = with(now, at.i, byte(without(ctl, at.i)>>(8*at.i)))
 		} else {
-			k.store(p)
+			k.store(t, p)
 		}
-		v.store(plus(p, 8*t.keyWords()))
+		v.store(t, plus(p, 8*t.keyWords()))
 		t.commit(g, to.group, now, replaces)
 		return nil
 	}

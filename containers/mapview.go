@@ -44,7 +44,7 @@ func (v MapView[K, V]) Put(k K, e V) error {
 	}
 	t := v.m.table()
 	key, value := keyOf(t, &k), valueOf(t, &e)
-	if err := t.put(&key, &value); err != nil {
+	if err := t.put(&key, value); err != nil {
 		return v.m.fail("Put", err)
 	}
 	return nil

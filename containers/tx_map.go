@@ -180,7 +180,7 @@ func (m *mapTx[K, V]) plan() (grown bool, err error) {
 			move.hides = found
 		case !ok:
 			return true, t.begin()
-		case found && value.whole:
+		case found && value.whole(t):
 			move.inPlace = true
 		default:
 			move.hides, move.fills = found, true
@@ -294,7 +294,7 @@ func (m *mapTx[K, V]) prepare(c *txCommit) error {
 func (m *mapTx[K, V]) move(c *txCommit, t table, e *mapMove[K, V]) error {
 	key, value := keyOf(t, &e.k), valueOf(t, &e.v)
 	if e.inPlace {
-		return c.l.Later(word(e.g.slot(e.at.slot()), int(t.keyWords())), value.word())
+		return c.l.Later(word(e.g.slot(e.at.slot()), int(t.keyWords())), wordOf(value.p, value.n))
 	}
 	old := e.g.slot(e.at.slot())
 	if e.fills {
