@@ -141,11 +141,10 @@ func storeBytes(data addr, at uint64, src []byte) {
 
 // addrAt is addrOf in one step, for at least one byte.
 func addrAt(r *shm.Region, off, n uint64) (addr, error) {
-	b, err := r.Bytes(shm.Offset(off), n)
-	if err != nil || off&7 != 0 {
-		return addrOf(r, shm.Offset(off), n) // says what is wrong
+	if p := r.Pointer(shm.Offset(off), n); p != nil && off&7 == 0 {
+		return p, nil
 	}
-	return addr(&b[0]), nil
+	return addrOf(r, shm.Offset(off), n) // looks again, and says what is wrong
 }
 
 // publish stores v in w ahead of whatever is stored after it. The load does nothing on amd64; on arm64 it

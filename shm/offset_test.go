@@ -2,6 +2,7 @@ package shm_test
 
 import (
 	"errors"
+	"math"
 	"sync/atomic"
 	"testing"
 	"unsafe"
@@ -84,6 +85,28 @@ func TestAddressesAndOffsetsAreInverse(t *testing.T) {
 		if _, closed := shm.ClosedAt(unsafe.Pointer(p)); closed {
 			t.Errorf("%s: an open region counts as closed", kind)
 		}
+	}
+}
+
+// Pointer agrees with Bytes wherever both know the end, and says nothing rather than something wrong.
+func TestPointerIsThatOfBytesOrNil(t *testing.T) {
+	r := anonymous(t)
+	end := r.Data() + shm.Offset(r.Size())
+	for _, c := range []struct {
+		off shm.Offset
+		n   uint64
+	}{
+		{r.Data(), 1}, {r.Data() + 5, 8}, {end - 8, 8}, {r.Data(), r.Size()},
+		{0, 1}, {r.Data() - 1, 1}, {end - 8, 9}, {end, 1}, {end + 1, 0}, {math.MaxUint64, 2}, {r.Data(), math.MaxUint64}, {end - 1, math.MaxUint64},
+	} {
+		b, err := r.Bytes(c.off, c.n)
+		if p := r.Pointer(c.off, c.n); (p == nil) != (err != nil) || p != nil && p != unsafe.Pointer(unsafe.SliceData(b)) {
+			t.Errorf("%d bytes at %d: %v, Bytes says %v", c.n, c.off, p, err)
+		}
+	}
+	r.Close()
+	if p := r.Pointer(r.Data(), 1); p != nil {
+		t.Errorf("of a closed region: %v", p)
 	}
 }
 
