@@ -153,6 +153,31 @@ func (b base) release() {
 	runtime.KeepAlive(b.s)
 }
 
+// do runs fn with the lock held, for calls with an error result: it returns lock's error or fn's, or one that is [shm.ErrClosed] if
+// the region was closed meanwhile.
+func (b base) do(ctx context.Context, op string, fn func() error) (err error) {
+	if err := b.lock(ctx, op); err != nil {
+		return err
+	}
+	defer func() {
+		if !unlockOpen(b.s.region, b.mu) {
+			err = b.fail(op, shm.ErrClosed)
+		}
+	}()
+	return fn()
+}
+
+// unlockOpen gives a lock back, and reports whether that was possible: not if the region was closed and the lock is gone with it.
+func unlockOpen(r *shm.Region, mu *shmsync.Mutex) (open bool) {
+	defer func() {
+		if !open && r.Closed() {
+			recover()
+		}
+	}()
+	mu.Unlock()
+	return true
+}
+
 func (b base) handle() base { return b }
 
 // foreign reports whether the lock is the caller's (WithMutex).
@@ -221,14 +246,12 @@ func (b base) String() string {
 // the object as it was or destroyed, and none of its memory is lost: what could not be freed in the same step, of a list with
 // hundreds of blocks, is freed by whoever makes or destroys a named object next.
 func (b base) Destroy() error {
-	if err := b.lock(context.Background(), "Destroy"); err != nil {
-		return err
-	}
-	defer b.release() // the lock outlives the object
-	if err := b.s.destroy(b.obj, b.gen); err != nil {
-		return b.fail("Destroy", err)
-	}
-	return nil
+	return b.do(context.Background(), "Destroy", func() error { // the lock outlives the object
+		if err := b.s.destroy(b.obj, b.gen); err != nil {
+			return b.fail("Destroy", err)
+		}
+		return nil
+	})
 }
 
 // The encoding of a handle: a reference, not the object.

@@ -63,6 +63,7 @@ type space struct {
 	heap     *heap.Heap
 	root     *root
 	known    sync.Map // fingerprints whose layout is stored in the region
+	ends     sync.Map // endKeys of rings: what this process has taken by this opening of the region
 	refs     int      // Managers, and one for handles that arrived without any; guarded by spaces.mu
 }
 

@@ -110,15 +110,13 @@ func (h SharedRing[T]) Consumer(ctx context.Context) (*RingConsumer[T], error) {
 // Close ends the ring's input: from then on Put returns [ErrQueueClosed], at once to one who waits for room, and so does
 // Get when no message is left. Closing it again does nothing. Ends that are taken stay so; Destroy frees the ring.
 func (h SharedRing[T]) Close() error {
-	if err := h.lock(context.Background(), "Close"); err != nil {
-		return err
-	}
-	defer h.release()
-	txn.Put(h.r.word(ringClosed), 1)
-	// crash here: who waits looks again at a death
-	h.r.news(producing).Set()
-	h.r.news(consuming).Set()
-	return nil
+	return h.do(context.Background(), "Close", func() error {
+		txn.Put(h.r.word(ringClosed), 1)
+		// crash here: who waits looks again at a death
+		h.r.news(producing).Set()
+		h.r.news(consuming).Set()
+		return nil
+	})
 }
 
 // Len returns the number of messages that are there to be got. Others may change it at any time.
@@ -146,34 +144,31 @@ func (h SharedRing[T]) Closed() bool {
 // Check returns an error that is [shm.ErrCorrupt] and names the broken invariant if there is one. It waits for nobody but
 // those who take or release an end.
 func (h SharedRing[T]) Check() error {
-	if err := h.lock(context.Background(), "Check"); err != nil {
-		return err
-	}
-	defer h.release()
-	head := h.r.count(consuming).Load()
-	if tail := h.r.count(producing).Load(); tail-head > h.r.capacity && h.r.count(consuming).Load() == head && h.live() {
-		return h.fail("Check", h.r.badCounts(head, tail))
-	}
-	return nil
+	return h.do(context.Background(), "Check", func() error {
+		head := h.r.count(consuming).Load()
+		if tail := h.r.count(producing).Load(); tail-head > h.r.capacity && h.r.count(consuming).Load() == head && h.live() {
+			return h.fail("Check", h.r.badCounts(head, tail))
+		}
+		return nil
+	})
 }
 
 // take takes an end.
 func (h SharedRing[T]) take(ctx context.Context, op string, side ringSide) (*ringEnd, error) {
 	for {
-		if err := h.lock(ctx, op); err != nil {
+		var e *ringEnd
+		if err := h.do(ctx, op, func() (err error) {
+			if side == producing && h.r.closed() { // nobody needs it any more
+				err = ErrQueueClosed
+			} else {
+				e, err = h.r.take(side)
+			}
+			if err != nil {
+				err = h.fail(op, err)
+			}
+			return err
+		}); err != nil {
 			return nil, err
-		}
-		e, err := h.r.take(side)
-		if err != nil && !h.live() { // closed meanwhile: zeros are no counts
-			h.release()
-			return nil, h.useless(op)
-		}
-		if err == nil && side == producing && h.r.closed() {
-			err = ErrQueueClosed
-		}
-		h.release()
-		if err != nil {
-			return nil, h.fail(op, err)
 		}
 		if e != nil {
 			e.base = h.base

@@ -214,6 +214,9 @@ func TestRingCloseEndsTheInputAndThenTheOutput(t *testing.T) {
 	if _, err := h.Producer(t.Context()); !errors.Is(err, ErrQueueClosed) {
 		t.Errorf("the producing end of a closed ring: %v", err)
 	}
+	if err := errors.Join(c.Release(), h.Destroy()); err != nil {
+		t.Errorf("destroyed with an end that was asked for in vain: %v", err)
+	}
 	// One that waits for a message is woken too.
 	other := ringForTest[int64](t, m, 2)
 	_, d := endsOf(t, other)

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"math/bits"
 	"runtime"
-	stdsync "sync"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +42,9 @@ import (
 // # Ends
 //
 // Who has an end says its token, under the object's lock. An end whose owner is dead is free, and so is one that a process took by a
-// region that it has closed and opened again: what of its own ends is in use a process knows by itself ([ends]). A ring is not
+// region that it has closed and opened again: what of its own ends is in use a process knows by itself ([endKey]).
+// A call by the old opening that is under way still stores into memory that is cut off; but into the ring's if something else of this process kept the
+// region open meanwhile, so such calls must have ended before the end is taken again. A ring is not
 // destroyed while an end is taken: so whoever has one may write to the body, without asking.
 type ring struct {
 	slots
@@ -137,31 +138,23 @@ func (r *ring) badCounts(head, tail uint64) error {
 	return fmt.Errorf("messages [%d, %d) in room for %d: %w", head, tail, r.capacity, shm.ErrCorrupt)
 }
 
-// An endKey tells an end that was taken from every other one, of a region that is opened again too.
+// An endKey tells an end that was taken from every other one of its region. Those that this process has taken and not released are in
+// [space.ends], which goes with the space: no end is left behind when the region is closed.
 type endKey struct {
-	region shm.ID
 	object shm.Offset
 	side   ringSide
 	turn   uint64
 }
 
-// ends are the ends that this process has taken and not released, and by which opening of their region.
-var ends = struct {
-	mu stdsync.Mutex
-	by map[endKey]*space
-}{by: map[endKey]*space{}}
-
 func (r *ring) key(side ringSide) endKey {
-	return endKey{r.s.region.ID(), r.s.offsetOf(r.o), side, r.word(ringProducers + int(side)).Load()}
+	return endKey{r.s.offsetOf(r.o), side, r.word(ringProducers + int(side)).Load()}
 }
 
 // holder returns the token of the one that has an end, 0 if it is free. The lock is held.
 func (r *ring) holder(side ringSide) shm.Token {
 	t := shm.Token(r.word(ringProducer + int(side)).Load())
 	if t == shm.Self() {
-		ends.mu.Lock()
-		defer ends.mu.Unlock()
-		if s := ends.by[r.key(side)]; s == nil || s.closed.Load() {
+		if _, ours := r.s.ends.Load(r.key(side)); !ours {
 			return 0
 		}
 	} else if _, dead := r.s.region.Settled(t); dead {
@@ -186,9 +179,7 @@ func (r *ring) take(side ringSide) (*ringEnd, error) {
 	// crash here: the end is free, or was a dead one's
 	txn.Put(r.word(ringProducer+int(side)), uint64(shm.Self()))
 	e.key = r.key(side)
-	ends.mu.Lock()
-	ends.by[e.key] = r.s
-	ends.mu.Unlock()
+	r.s.ends.Store(e.key, true)
 	return e, nil
 }
 
@@ -324,17 +315,13 @@ func (e *ringEnd) release() error {
 		return nil
 	}
 	e.over = true
-	ends.mu.Lock()
-	delete(ends.by, e.key)
-	ends.mu.Unlock()
-	if err := e.base.lock(context.Background(), "Release"); err != nil {
-		return err
-	}
-	defer e.base.release()
-	if holder := e.r.word(ringProducer + int(e.side)); holder.Load() == uint64(shm.Self()) && e.r.key(e.side) == e.key {
-		txn.Put(holder, 0)
-	}
-	return nil
+	e.r.s.ends.Delete(e.key)
+	return e.base.do(context.Background(), "Release", func() error {
+		if holder := e.r.word(ringProducer + int(e.side)); holder.Load() == uint64(shm.Self()) && e.r.key(e.side) == e.key {
+			txn.Put(holder, 0)
+		}
+		return nil
+	})
 }
 
 // pauseFor waits for so long, or until the context ends.

@@ -182,19 +182,9 @@ func (tx *Tx) stop(err error) {
 func (tx *Tx) end() {
 	tx.over = true
 	for i := len(tx.held) - 1; i >= 0; i-- {
-		tx.unlock(tx.held[i])
+		unlockOpen(tx.s.region, tx.held[i])
 	}
 	tx.held = nil
-}
-
-// unlock releases a lock, unless it is gone with the region.
-func (tx *Tx) unlock(mu *shmsync.Mutex) {
-	defer func() {
-		if tx.s.region.Closed() {
-			recover()
-		}
-	}()
-	mu.Unlock()
 }
 
 // use panics if tx is at its end.
