@@ -188,11 +188,12 @@ func (d deque) moveIn(l *txn.Lane, w *atomic.Uint64, v uint64) error {
 // directory holds.
 func (d deque) chunk(c uint64) (*atomic.Uint64, error) {
 	dir := d.o.words[listDir].Load()
-	b, err := d.s.region.Bytes(shm.Offset(dir&^dirLog2Mask+8*(c&(1<<(dir&dirLog2Mask)-1))), 8)
-	if err != nil {
-		return nil, err
+	off := dir&^dirLog2Mask + 8*(c&(1<<(dir&dirLog2Mask)-1))
+	if p := d.s.region.Pointer(shm.Offset(off), 8); p != nil {
+		return word(p, 0), nil
 	}
-	return as[atomic.Uint64](addr(&b[0])), nil
+	p, err := addrOf(d.s.region, shm.Offset(off), 8)
+	return word(p, 0), err
 }
 
 // capacity returns how many chunks the directory has room for.

@@ -145,24 +145,8 @@ func (l SharedList[T]) Len() int {
 // [shm.ErrClosed] or [shm.ErrStale] if the region is closed or the list destroyed, as every method without
 // an error result does. Where others may shrink the list, Get answers better.
 func (l SharedList[T]) At(i int) T {
-	if l.obj != nil && l.form == formPlain {
-		// The common case of get, without its detours.
-		d := l.deque()
-		seq := d.seq().Load()
-		first, last := d.o.words[listFirst].Load(), d.o.words[listLast].Load()
-		k := uint64(i)
-		if i < 0 {
-			k += last - first
-		}
-		if seq&listMode == listStable && k < last-first {
-			if p, err := d.slot(first + k); err == nil {
-				v := load[T](p)
-				if d.seq().Load() == seq {
-					l.checkLive("At")
-					return v
-				}
-			}
-		}
+	if v, ok := l.quick("At", i); ok {
+		return v
 	}
 	v, n, ok := l.get("At", i)
 	if !ok {
@@ -171,8 +155,39 @@ func (l SharedList[T]) At(i int) T {
 	return v
 }
 
+// quick is the common case of get without its detours. It returns false if that is not the case, or there is no such element. (A pointer saves a copy of l:
+// see segment.)
+func (l *SharedList[T]) quick(op string, i int) (v T, ok bool) {
+	if l.obj == nil || l.form != formPlain {
+		return v, false
+	}
+	d := l.deque()
+	seq := d.seq().Load()
+	first, last := d.o.words[listFirst].Load(), d.o.words[listLast].Load()
+	k := uint64(i)
+	if i < 0 {
+		k += last - first
+	}
+	if seq&listMode != listStable || k >= last-first {
+		return v, false
+	}
+	p, err := d.slot(first + k)
+	if err != nil {
+		return v, false
+	}
+	v = load[T](p)
+	if d.seq().Load() != seq {
+		return v, false
+	}
+	l.checkLive(op)
+	return v, true
+}
+
 // Get returns element i and true, or false if there is none.
 func (l SharedList[T]) Get(i int) (T, bool) {
+	if v, ok := l.quick("Get", i); ok {
+		return v, true
+	}
 	v, _, ok := l.get("Get", i)
 	return v, ok
 }
@@ -296,7 +311,7 @@ func (l SharedList[T]) Values() iter.Seq[T] {
 }
 
 // deque returns the list's memory.
-func (l SharedList[T]) deque() deque {
+func (l *SharedList[T]) deque() deque {
 	if l.form != formPlain {
 		return deque{l.s, l.obj, shapeOf(textSlot, l.form)}
 	}

@@ -77,7 +77,7 @@ func (h *Shared[T]) UnmarshalBinary(data []byte) error { return unmarshal(h, dat
 func (h *Shared[T]) UnmarshalText(text []byte) error { return unmarshalText(h, text) }
 
 // cell returns the cell that is current at seq.
-func (h Shared[T]) cell(seq uint64) addr { return plus(h.cells, seq&1*strideOf[T]()) }
+func (h *Shared[T]) cell(seq uint64) addr { return plus(h.cells, seq&1*strideOf[T]()) }
 
 // maxTries is how often a lock-free read is tried before it also tries for the lock. A failure means that
 // a whole commit and the start of another fell into one copy: eight in a row have not been seen.
@@ -86,13 +86,13 @@ const maxTries = 8
 // Load returns the value that was committed last. It does not wait for the lock. It panics with
 // [shm.ErrClosed] or [shm.ErrStale] if the handle is of no use any more, as all methods do that return no
 // error.
-func (h Shared[T]) Load() T {
+func (h Shared[T]) Load() (v T) {
 	if h.obj == nil {
 		h.notLive("Load")
 	}
 	for try := 1; ; try++ {
 		seq := h.obj.words[0].Load()
-		v := load[T](h.cell(seq))
+		loadWords(bytesOf(&v), h.cell(seq))
 		if h.obj.words[0].Load() == seq {
 			h.checkLive("Load")
 			return v
@@ -100,7 +100,7 @@ func (h Shared[T]) Load() T {
 		// Somebody committed, so the system as a whole moves on. If commits never pause, the lock is free
 		// in between; if its holder sleeps, there are no commits and the next try succeeds.
 		if try >= maxTries && h.mu != nil && h.mu.TryLock() {
-			v := load[T](h.cell(h.obj.words[0].Load()))
+			loadWords(bytesOf(&v), h.cell(h.obj.words[0].Load()))
 			h.mu.Unlock()
 			h.checkLive("Load")
 			return v
