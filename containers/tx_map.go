@@ -296,6 +296,9 @@ func (m *mapTx[K, V]) move(c *txCommit, t table, e *mapMove[K, V]) error {
 	if e.inPlace {
 		return c.l.Later(word(e.g.slot(e.at.slot()), int(t.keyWords())), wordOf(value.p, value.n))
 	}
+	if !e.fills && !e.hides { // taken out, and was not there: the map may have no memory
+		return nil
+	}
 	old := e.g.slot(e.at.slot())
 	if e.fills {
 		p := e.g.slot(e.to.slot())

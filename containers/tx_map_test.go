@@ -195,6 +195,23 @@ func TestMapAndLeasesOfATransactionChangeTogether(t *testing.T) {
 	bothSeen(t, seen, before, after)
 }
 
+// A map that never had a key has no memory where one could lie.
+func TestTransactionPutsAndDeletesInAnEmptyMap(t *testing.T) {
+	m := newManager(t)
+	h := Must(NewSharedMap[string, string](m))
+	err := m.Update(t.Context(), func(tx *Tx) error {
+		h.In(tx).Put("nobody", "nothing")
+		h.In(tx).Delete("nobody")
+		return nil
+	})
+	if err != nil || h.Len() != 0 {
+		t.Errorf("%v, %d keys", err, h.Len())
+	}
+	if err := h.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLeaseEndsOnceInTransactionsToo(t *testing.T) {
 	m := newManager(t)
 	q := Must(NewSharedQueue[int64](m, 4))
