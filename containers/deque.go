@@ -188,12 +188,17 @@ func (d deque) moveIn(l *txn.Lane, w *atomic.Uint64, v uint64) error {
 // directory holds.
 func (d deque) chunk(c uint64) (*atomic.Uint64, error) {
 	dir := d.o.words[listDir].Load()
-	off := dir&^dirLog2Mask + 8*(c&(1<<(dir&dirLog2Mask)-1))
-	if p := d.s.region.Pointer(shm.Offset(off), 8); p != nil {
+	off := chunkWord(dir, c)
+	if p := d.s.region.Pointer(off, 8); p != nil {
 		return word(p, 0), nil
 	}
-	p, err := addrOf(d.s.region, shm.Offset(off), 8)
+	p, err := addrOf(d.s.region, off, 8)
 	return word(p, 0), err
+}
+
+// chunkWord returns the offset of the word of chunk c in the directory dir.
+func chunkWord(dir, c uint64) shm.Offset {
+	return shm.Offset(dir&^dirLog2Mask + 8*(c&(1<<(dir&dirLog2Mask)-1)))
 }
 
 // capacity returns how many chunks the directory has room for.

@@ -148,10 +148,10 @@ func addrAt(r *shm.Region, off, n uint64) (addr, error) {
 }
 
 // publish stores v in w ahead of whatever is stored after it. The load does nothing on amd64; on arm64 it
-// keeps plain stores that follow from being seen before v.
+// keeps plain stores that follow from being seen before v. It does not keep loads that follow behind the store: nobody who writes here asks
+// afterwards whether others have written.
 func publish(w *atomic.Uint64, v uint64) {
-	txn.Announce(addr(w), 8)
-	w.Store(v)
+	txn.Put(w, v)
 	w.Load()
 }
 

@@ -75,13 +75,14 @@ func (b base) acquire(op string) {
 	}
 }
 
-// quick is lock if that takes one step, and small enough to be inlined. It returns false if the lock is not held: lock says why.
-func (b *base) quick() bool {
-	if b.mu == nil || b.mu != &b.obj.mu || !b.mu.TryLockIdle() {
-		return false
-	}
-	return b.obj.gen.Load() == b.gen && !b.s.closed.Load() || b.refuse()
-}
+// quick is lock if that takes one step. It returns false if the lock is not held: lock says why.
+func (b *base) quick() bool { return b.free() && (b.good() || b.refuse()) }
+
+// free takes the lock if that takes one step, and is small enough to be inlined, as good is, which says whether it was worth it.
+func (b base) free() bool { return b.mu != nil && b.mu == &b.obj.mu && b.mu.TryLockIdle() }
+
+// good is live for a handle that is not zero.
+func (b base) good() bool { return b.obj.gen.Load() == b.gen && !b.s.closed.Load() }
 
 // refuse is quick for a handle that is of no use.
 //

@@ -102,6 +102,9 @@ func (l *SharedList[T]) UnmarshalText(text []byte) error { return unmarshalText(
 // [shm.ErrClosed] or [shm.ErrStale] if the region is closed or the list destroyed. O(1), without allocation
 // in the region but once in a chunk of elements, or for a long string.
 func (l SharedList[T]) Append(v T) error {
+	if l.form == formPlain && quickAppend(l.base, &v) {
+		return nil
+	}
 	if err := l.lock(context.Background(), "Append"); err != nil {
 		return err
 	}
@@ -506,6 +509,30 @@ func (l SharedList[T]) readSlots(d deque, seq, v uint64, block []T) (int, error)
 	return n, nil
 }
 
+// quickAppend is Append if that takes nothing but a copy: v is plain data, nobody has the lock, and there is room in the chunk that is in use.
+// It returns false, having done nothing, if not.
+func quickAppend[T any](b base, v *T) bool {
+	if b.mu == nil || b.mu != &b.obj.mu || !b.mu.TryLockIdle() {
+		return false
+	}
+	d := deque{b.s, b.obj, shapeOf(strideOf[T](), formPlain)}
+	last := d.o.words[listLast].Load()
+	if d.o.gen.Load() == b.gen && !d.s.closed.Load() && last&d.mask() != 0 {
+		if w := d.s.region.Pointer(chunkWord(d.o.words[listDir].Load(), last>>d.shift()), 8); w != nil {
+			off := word(w, 0).Load() + last&d.mask()*d.stride()
+			if p := d.s.region.Pointer(shm.Offset(off), d.stride()); p != nil && off&7 == 0 {
+				txn.Announce(p, uintptr(d.stride()))
+				store(p, v)
+				txn.Put(&d.o.words[listLast], last+1) // commits
+				b.release()
+				return true
+			}
+		}
+	}
+	b.mu.Unlock()
+	return false
+}
+
 // push adds v at the end. The lock is held.
 func (l SharedList[T]) push(v *T) error {
 	d := l.deque()
@@ -520,6 +547,7 @@ func (l SharedList[T]) push(v *T) error {
 		return err
 	}
 	if l.form == formPlain {
+		txn.Announce(p, uintptr(d.stride()))
 		store(p, v)
 	} else if l.isLong(v) {
 		return d.s.change(func(tx *txn.Lane) error {
@@ -531,8 +559,7 @@ func (l SharedList[T]) push(v *T) error {
 	} else if err := l.fill(nil, d, p, v); err != nil {
 		return err
 	}
-	// One store publishes the element; Go's atomic store also keeps what was written before it.
-	d.o.words[listLast].Store(last + 1)
+	txn.Put(&d.o.words[listLast], last+1) // commits
 	return nil
 }
 
@@ -580,12 +607,13 @@ func (l SharedList[T]) pushAll(vs []T) (err error) {
 			return err
 		}
 		n := min(end-v, 1<<d.shift()-v&d.mask())
+		txn.Announce(p, uintptr(n*d.stride()))
 		for k := range vs[v-last:][:n] {
 			store(plus(p, uint64(k)*strideOf[T]()), &vs[v-last+uint64(k)])
 		}
 		v += n
 	}
-	d.o.words[listLast].Store(end) // publishes all
+	txn.Put(&d.o.words[listLast], end) // commits
 	return nil
 }
 

@@ -65,6 +65,8 @@ func editsOf[T cmp.Ordered | quad](compare func(a, b T) int) []edit[T] {
 		return vs
 	}
 	return []edit[T]{
+		{"append", func(l brokenList[T], v func(int) T) error { return l.Append(v(1000)) }},
+		{"append many", func(l brokenList[T], v func(int) T) error { return l.AppendN(some(v, 40)...) }},
 		{"insert behind the middle", func(l brokenList[T], v func(int) T) error { return l.Insert(l.Len()/2+2, v(1000)) }},
 		{"insert before the middle", func(l brokenList[T], v func(int) T) error { return l.Insert(3, some(v, 3)...) }},
 		{"insert many", func(l brokenList[T], v func(int) T) error { return l.Insert(l.Len()-4, some(v, 40)...) }},
