@@ -57,6 +57,24 @@ func wide32(i int) [4]int64 { return [4]int64{int64(i), int64(i) * 3, ^int64(i),
 // someText returns strings of which some are short, some just not, and some long; each i has its own.
 func someText(i int) string { return strings.Repeat("x", i%37) + fmt.Sprint(i) }
 
+func TestShortTextsAreTheirBytesAndTheirLength(t *testing.T) {
+	all := []byte("\xff0123456789abc\xee")
+	for n := range textInline + 1 {
+		b := all[len(all)-n:]
+		var want [2]uint64
+		for i, c := range b {
+			want[i/8] |= uint64(c) << (i % 8 * 8)
+		}
+		if n <= 8 && shortWord(b) != want[0] {
+			t.Errorf("%q as a word: %#x, want %#x", b, shortWord(b), want[0])
+		}
+		want[1] |= uint64(n) << 56
+		if got := shortText(b); got != want {
+			t.Errorf("%q: %#x, want %#x", b, got, want)
+		}
+	}
+}
+
 func TestMapIsLikeAGoMap(t *testing.T) {
 	bothManagers(t, func(t *testing.T, m *Manager) {
 		t.Run("int64 int64", func(t *testing.T) {

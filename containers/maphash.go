@@ -35,9 +35,7 @@ func hashBytes(seed uint64, b []byte) uint64 {
 	for ; len(b) > 8; b = b[8:] {
 		h = fold(h^binary.NativeEndian.Uint64(b), hashWord)
 	}
-	var tail [8]byte
-	copy(tail[:], b)
-	return fold(fold(h^binary.NativeEndian.Uint64(tail[:]), hashWord)^hashWord, hashEnd)
+	return fold(fold(h^shortWord(b), hashWord)^hashWord, hashEnd)
 }
 
 // textSeed is the seed of strings of n bytes.

@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/shmkit/shmkit/containers/internal/txn"
@@ -93,11 +94,27 @@ func wordOf(p addr, n int) uint64 {
 
 // shortText returns the slot for up to textInline bytes.
 func shortText(b []byte) (w [2]uint64) {
-	for i, c := range b {
-		w[i>>3] |= uint64(c) << (i & 7 * 8)
+	n := len(b)
+	w[0] = shortWord(b[:min(n, 8)])
+	if n > 8 {
+		w[1] = binary.LittleEndian.Uint64(b[n-8:]) >> (8 * (16 - n) & 63)
 	}
-	w[1] |= uint64(len(b)) << 56
+	w[1] |= uint64(n) << 56
 	return w
+}
+
+// shortWord returns up to 8 bytes as a word, the first one lowest, and zeros above the last. It loads some of them twice rather than one
+// by one.
+func shortWord(b []byte) uint64 {
+	switch n := len(b); {
+	case n >= 8:
+		return binary.LittleEndian.Uint64(b)
+	case n >= 4:
+		return uint64(binary.LittleEndian.Uint32(b)) | uint64(binary.LittleEndian.Uint32(b[n-4:]))<<(8*(n-4)&63)
+	case n > 0:
+		return uint64(b[0]) | uint64(b[n/2])<<(8*(n/2)&63) | uint64(b[n-1])<<(8*(n-1)&63)
+	}
+	return 0
 }
 
 // is reports whether k is the key in the slot at p. Without the lock, what it says holds only if the sequences have not changed; so
