@@ -43,6 +43,20 @@ func TestMagazineIsFilledFromSeveralSpans(t *testing.T) {
 	whole(t, p)
 }
 
+// Blocks that one after the other takes out of a new heap lie one after the other: a magazine is not emptied backwards, which would cost
+// those who write to them a miss each.
+func TestBlocksOfANewHeapGoUp(t *testing.T) {
+	p := newHeap(t, false)
+	last := alloc(t, p, 64)
+	for range 3 * classes[0].blocks {
+		if off := alloc(t, p, 64); off <= last {
+			t.Fatalf("the block behind the one at %d is at %d", last, off)
+		} else {
+			last = off
+		}
+	}
+}
+
 // A magazine that has a block twice is not emptied: the span would have it once, and somebody else the other.
 func TestBlockTwiceInAMagazineIsRefused(t *testing.T) {
 	p := newHeap(t, false, shm.Size(64<<10), shm.Limit(64<<10))

@@ -33,6 +33,7 @@ func (p *Heap) fill(l *txn.Lane, c int) error {
 	return p.inner(l, &line.mu, func(held *locks) error {
 		n, want := uint64(0), max(1, k.capacity/2)
 		list := listed{next: line.head.Load()}
+		var blocks [magazineMost]uint64
 		for n < want && (n == 0 || l.InnerRoom() >= fillEntries) {
 			page, d, err := p.pick(l, c, &list)
 			if err == nil && d == nil {
@@ -48,7 +49,7 @@ func (p *Heap) fill(l *txn.Lane, c int) error {
 			for off := p.offsetOf(page); mask != 0 && n < want; n++ {
 				i := bits.TrailingZeros64(mask)
 				mask &= mask - 1
-				txn.Put(&m.slots[n], off+uint64(i)*k.size) // behind the end
+				blocks[n] = off + uint64(i)*k.size
 			}
 			if mask == 0 {
 				if err := p.unlink(l, c, page, d); err != nil {
@@ -61,6 +62,10 @@ func (p *Heap) fill(l *txn.Lane, c int) error {
 			if me := filler(l); k.apart && d.filler.Load() != me {
 				txn.Put(&d.filler, me) // not undone: see descriptor
 			}
+		}
+		// The first shall be the first to go: who takes one after the other goes up through memory.
+		for i, off := range blocks[:n] {
+			txn.Put(&m.slots[n-1-uint64(i)], off) // behind the end
 		}
 		return l.Inner(m.n, n)
 	})
@@ -169,17 +174,16 @@ func (p *Heap) newSpan(l *txn.Lane, c int, held *locks) (page uint64, d *descrip
 		txn.Clear(b)
 	}
 	// States mean nothing before the descriptors do.
+	block, done, step := uint64(0), uint64(0), k.size/granule // in granules from the page on: the next block, and where the part begins
 	err = p.eachPart(page, k.pages, func(s *segment, i, n uint64) error {
-		txn.Clear(s.states[i*(pageSize/granule):][:n*(pageSize/granule)])
+		states := s.states[i*(pageSize/granule):][:n*(pageSize/granule)]
+		txn.Clear(states)
+		for ; block < min(done+uint64(len(states)), k.blocks*step); block += step {
+			txn.PutByte(&states[block-done], byte(c+1))
+		}
+		done += uint64(len(states))
 		return nil
 	})
-	for i := uint64(0); i < k.blocks && err == nil; i++ {
-		g := page*(pageSize/granule) + i*k.size/granule
-		var s *segment
-		if s, err = p.seg(g / (pageSize / granule)); err == nil {
-			txn.PutByte(&s.states[g-s.first*(pageSize/granule)], byte(c+1))
-		}
-	}
 	for i := uint64(1); i < k.pages && err == nil; i++ {
 		var body *descriptor
 		if body, err = p.page(page + i); err == nil {
