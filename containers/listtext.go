@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -22,15 +23,49 @@ const (
 	textLength = 1<<56 - 1 // mask
 )
 
+// quickAppendText is quickAppend for a string, or bytes, whose block is at hand.
+func quickAppendText(b base, data string) bool {
+	if b.mu == nil || b.mu != &b.obj.mu || !b.mu.TryLockIdle() {
+		return false
+	}
+	d := deque{b.s, b.obj, shapeOf(textSlot, formString)}
+	last := d.o.words[listLast].Load()
+	if d.o.gen.Load() == b.gen && !d.s.closed.Load() && last&d.mask() != 0 {
+		if w := d.s.region.Pointer(chunkWord(d.o.words[listDir].Load(), last>>d.shift()), 8); w != nil {
+			off := word(w, 0).Load() + last&d.mask()*textSlot
+			if p := d.s.region.Pointer(shm.Offset(off), textSlot); p != nil && off&7 == 0 {
+				done := true
+				if len(data) > textInline {
+					txn.Put(word(p, 1), uint64(len(data))|outOfLine<<56)
+					done = d.s.heap.Place(data, word(p, 0), &d.o.words[listLast], last+1)
+				} else {
+					short := packShort(data)
+					txn.Announce(p, textSlot)
+					store(p, &short)
+					txn.Put(&d.o.words[listLast], last+1) // commits
+				}
+				b.release()
+				return done
+			}
+		}
+	}
+	b.mu.Unlock()
+	return false
+}
+
+// packShort makes the slot for a short b.
+func packShort[S ~string | ~[]byte](b S) [2]uint64 {
+	var all [16]byte
+	copy(all[:textInline], b)
+	all[textInline] = byte(len(b))
+	return [2]uint64{binary.LittleEndian.Uint64(all[:]), binary.LittleEndian.Uint64(all[8:])}
+}
+
 // packText makes the slot for b, and for a long b its block, in the operation in tx.
 func packText[S ~string | ~[]byte](tx *txn.Lane, d deque, b S) (slot [2]uint64, err error) {
 	n := len(b)
 	if n <= textInline {
-		for i := range n {
-			slot[i>>3] |= uint64(b[i]) << (i & 7 * 8)
-		}
-		slot[1] |= uint64(n) << 56
-		return slot, nil
+		return packShort(b), nil
 	}
 	size := blockSize(uint64(n))
 	off, err := d.s.heap.AllocIn(tx, size, 8)

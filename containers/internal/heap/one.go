@@ -2,6 +2,7 @@ package heap
 
 import (
 	"math/bits"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/shmkit/shmkit/containers/internal/txn"
@@ -101,4 +102,79 @@ func freeOne[S any](p *Heap, off shm.Offset) error {
 	txn.PutAs[S](word, turn+txn.OneDone)
 	l.Done(turn + txn.OneDone)
 	return nil
+}
+
+// Place stores data in a block of its own, the block's offset at ref, and v at word, as one operation: others who look at ref when
+// word has v find the block, and who dies inside leaves word as it was, and no block. A lock guards both words, which the caller holds; what ref has does
+// not matter to anybody before word has v. It returns false, word as it was, if that takes more than a block out of a magazine: then
+// there is [Heap.AllocIn].
+func (p *Heap) Place(data string, ref, word *atomic.Uint64, v uint64) bool {
+	if uint64(len(data))-1 >= maxSmall || p.r.Closed() {
+		return false
+	}
+	l, err := p.lanes.Enter()
+	if err != nil {
+		return false
+	}
+	if txn.OnStore != nil {
+		return p.placeWatched(l, data, ref, word, v)
+	}
+	return placeOne[txn.Plain](p, l, data, ref, word, v)
+}
+
+// placeWatched is placeOne for tests, which may end it by a panic.
+func (p *Heap) placeWatched(l *txn.Lane, data string, ref, word *atomic.Uint64, v uint64) (done bool) {
+	cut := true
+	defer func() {
+		if cut {
+			l.Rollback()
+			l.Release()
+		}
+	}()
+	done = placeOne[txn.Watched](p, l, data, ref, word, v)
+	cut = false
+	return done
+}
+
+// placeOne is Place.
+func placeOne[S any](p *Heap, l *txn.Lane, data string, ref, word *atomic.Uint64, v uint64) bool {
+	n := uint64(len(data))
+	c := classBySize[(n+granule-1)/granule]
+	k := &classTable[c%64]
+	words := l.Private()
+	have := words[c].Load()
+	if have-1 >= k.capacity {
+		var err error
+		if have, err = p.filled(l, int(c)); err != nil { // AllocIn says why
+			l.Leave()
+			return false
+		}
+	}
+	off := words[(uint64(k.at)+have-1)&(txn.PrivateWords-1)].Load()
+	s, g := p.lookup(off)
+	if s == nil || txn.GetByte(&s.states[g]) != c+1 {
+		l.Release()
+		return false
+	}
+	entry, val, control, turn := l.One()
+	txn.PutAs[S](entry, off|txn.KindTook)
+	txn.PutAs[S](val, have)
+	// crash here: the entry does not count
+	txn.PutAs[S](control, turn+txn.OneTook)
+	// crash here, and from here on: Taken, and the block goes back
+	txn.PutAs[S](&words[c], have-1)
+	txn.PutByteAs[S](&s.states[g], c+1|stateLive)
+	b := unsafe.Add(p.start, off)
+	txn.PutAs[S]((*atomic.Uint64)(unsafe.Add(b, (n-1)&^7)), 0) // nothing of its last user's behind data
+	txn.CopyAs[S](unsafe.Slice((*byte)(b), n), data)
+	txn.PutAs[S](ref, off)
+	entry, val, later := l.OneLater(word)
+	txn.PutAs[S](entry, later)
+	txn.PutAs[S](val, v)
+	txn.PutAs[S](control, turn+txn.OneRedo) // commits
+	// crash here, and after the next: word is stored again
+	txn.PutAs[S](word, v)
+	txn.PutAs[S](control, turn+txn.OneDone)
+	l.Done(turn + txn.OneDone)
+	return true
 }

@@ -23,9 +23,11 @@ func TestCompilerKeepsStoresInOrder(t *testing.T) {
 	}
 	want := map[string]string{ // entry, its value, control word, magazine's count, state, contents, control word
 		"amd64 allocOne": "1024 1032 0 4096 byte line line line line 0",
-		"amd64 freeOne":  "1024 0 4096 byte 4096 0", // entry, control word, magazine's slot, state, count, control word
+		"amd64 freeOne":  "1024 0 4096 byte 4096 0",                 // entry, control word, magazine's slot, state, count, control word
+		"amd64 placeOne": "1024 1032 0 4096 byte 0 1040 1048 0 0 0", // as allocOne, the reference, the second entry, control word, the word, control word
 		"arm64 allocOne": "word word word word byte word",
 		"arm64 freeOne":  "word word word byte word word",
+		"arm64 placeOne": "word word word word byte word word word word word word word", // one more before the reference: what is behind the text
 	}
 	for _, arch := range []string{"amd64", "arm64"} {
 		build := exec.Command(goCmd, "build", "-gcflags=-S", "-o", os.DevNull, ".")
@@ -34,7 +36,7 @@ func TestCompilerKeepsStoresInOrder(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", arch, err, out)
 		}
-		for _, name := range []string{"allocOne", "freeOne"} {
+		for _, name := range []string{"allocOne", "freeOne", "placeOne"} {
 			got := stores(string(out), name+"[go.shape.struct {}]")
 			if got := strings.Join(got, " "); got != want[arch+" "+name] {
 				t.Errorf("%s, %s stores to %q, want %q", arch, name, got, want[arch+" "+name])

@@ -3,6 +3,7 @@ package heap
 import (
 	"flag"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/shmkit/shmkit/shm"
@@ -109,6 +110,18 @@ var scenarios = map[string]struct {
 		w.loose, err = p.Alloc(600)
 		return err
 	}},
+	"text": {0, 0, func(w *world, p *Heap) error {
+		return first(warm(w, p), w.place(p, 64))
+	}, func(w *world, p *Heap) error { return w.place(p, 41) }},
+	"text where something was": {0, 0, func(w *world, p *Heap) error {
+		if err := first(warm(w, p), w.create(p, 0, 64, 64)); err != nil {
+			return err
+		}
+		b, err := w.r.Bytes(shm.Offset(w.th.table[0].Load()), 64)
+		copy(b, strings.Repeat("?", 64))
+		return first(err, w.destroy(p, 0))
+	}, func(w *world, p *Heap) error { return w.place(p, 62) }},
+	"larger text, magazine empty": {0, 0, warm, func(w *world, p *Heap) error { return w.place(p, 1000) }},
 	"free alone": {0, 0, func(w *world, p *Heap) (err error) {
 		w.loose, err = p.Alloc(64)
 		return err

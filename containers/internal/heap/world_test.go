@@ -31,7 +31,13 @@ type things struct {
 	table [rootWords]atomic.Uint64 // offset of a block; its first word is its size
 	pairs [4]pair
 	heads [16]atomic.Uint64 // object headers
+
+	placed atomic.Uint64    // how many of texts there are
+	texts  [8]atomic.Uint64 // offsets of blocks with what textOf makes
 }
+
+// textOf makes the n'th text.
+func textOf(n uint64, size int) string { return strings.Repeat(string(rune('a'+n)), size) }
 
 type pair struct {
 	mu      shmsync.Mutex
@@ -219,6 +225,21 @@ func (w *world) state(p *Heap) (string, error) {
 			fmt.Fprintf(&s, "object %d\n", i)
 		}
 	}
+	for i := range w.th.placed.Load() {
+		off := w.th.texts[i].Load()
+		if _, err := reach(off); err != nil {
+			return "", err
+		}
+		b, err := w.r.Bytes(shm.Offset(off), 64)
+		if err != nil {
+			return "", err
+		}
+		size := len(b) - len(bytes.TrimLeft(b, textOf(i, 1)))
+		fmt.Fprintf(&s, "text %d: %d bytes\n", i, size)
+		if behind := b[size:]; !zeroed(behind[:-size&7]) {
+			return "", fmt.Errorf("text %d of %d bytes has %q behind it", i, size, behind)
+		}
+	}
 	var failed error
 	err := p.Each(func(off shm.Offset, size uint64, _ bool) {
 		if off == w.loose {
@@ -283,6 +304,21 @@ func (w *world) createIn(p *Heap, l *txn.Lane, i int, n, align uint64) error {
 	}
 	txn.Put(first, n)
 	return l.Set(&w.th.table[i], uint64(off))
+}
+
+// place adds a text.
+func (w *world) place(p *Heap, size int) error {
+	w.lock(&w.th.mu)
+	defer w.unlock(&w.th.mu)
+	n := w.th.placed.Load()
+	if p.Place(textOf(n, size), &w.th.texts[n], &w.th.placed, n+1) {
+		return nil
+	}
+	off, err := p.Alloc(uint64(size)) // says why
+	if err == nil {
+		err = errors.Join(p.Free(off), fmt.Errorf("a text of %d bytes was not placed", size))
+	}
+	return err
 }
 
 // destroy frees the block of entry i.

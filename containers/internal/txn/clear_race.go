@@ -16,3 +16,11 @@ func clearBytes(b []byte) {
 		(*atomic.Uint64)(unsafe.Pointer(&b[i])).Store(0)
 	}
 }
+
+func copyBytes(b []byte, data string) {
+	for i := 0; i < len(data); i += 8 {
+		var w [8]byte
+		copy(w[:], data[i:])
+		(*atomic.Uint64)(unsafe.Pointer(&b[i])).Store(*(*uint64)(unsafe.Pointer(&w)))
+	}
+}

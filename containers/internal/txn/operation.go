@@ -228,9 +228,16 @@ func (l *Lane) One() (at, val, word *atomic.Uint64, now uint64) {
 	return &l.mem.outer[0].at, &l.mem.outer[0].val, &l.line.word, l.word
 }
 
+// OneLater returns the words of a second entry, for the word at p, that such an operation has when it is committed, and what the first of
+// them is to be: then the control word has OneRedo more than at first, and p is stored before OneDone.
+func (l *Lane) OneLater(p *atomic.Uint64) (at, val *atomic.Uint64, later uint64) {
+	return &l.mem.outer[1].at, &l.mem.outer[1].val, l.offset(p) | kindLater
+}
+
 // What the control word has more than at first, and the kinds of the entry.
 const (
 	OneTook  = 1<<entryShift | phaseActive
+	OneRedo  = 2<<entryShift | phaseRedoing
 	OneFree  = 1<<entryShift | phaseFreeing
 	OneDone  = 1 << turnShift
 	KindTook = kindTook

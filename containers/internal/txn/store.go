@@ -84,6 +84,14 @@ func ClearLine[S any](b *[64]byte) {
 	clearLine(b)
 }
 
+// CopyAs copies data to b, which is as long, in such a function. It is memory of the kind that Clear is for.
+func CopyAs[S any](b []byte, data string) {
+	if unsafe.Sizeof(*(*S)(nil)) != 0 {
+		Announce(unsafe.Pointer(&b[0]), uintptr(len(b)+7)&^7)
+	}
+	copyBytes(b, data)
+}
+
 // Clear clears b, whose length is a multiple of 8. It is memory that nobody else can see yet, or that others may still read who have no
 // business there any more.
 func Clear(b []byte) {
