@@ -101,6 +101,57 @@ func TestDamagedNamesAreRefused(t *testing.T) {
 	}
 }
 
+// Without the lock, names may change while they are read: one that is no more is left out, and what cannot be is looked at again; it is damage
+// only if it stays.
+func TestNamesReadWithoutTheLockMayChange(t *testing.T) {
+	m := briefManager(t)
+	defer m.Close()
+	s := Must(m.space())
+	at := s.hash("older") % rootBuckets
+	younger := ""
+	for i := 0; younger == "" || s.hash(younger)%rootBuckets != at; i++ {
+		younger = fmt.Sprint("younger ", i)
+	}
+	Must(NewSharedInt(m, 1, Name("older")))
+	Must(NewSharedInt(m, 1, Name(younger)))
+	_, first, err1 := s.search(younger)
+	link, second, err2 := s.search("older")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	if link != word(first, entryNext) {
+		first, second = second, first
+	}
+	s.readOnly = true // as in a process that has the region open for reading only
+	defer func() { s.readOnly = false }()
+	both := Must(m.Names())
+	if len(both) != 2 {
+		t.Fatalf("names %v", both)
+	}
+
+	gen := word(second, entryGen)
+	gen.Add(2)
+	if all, err := m.Names(); err != nil || len(all) != 1 {
+		t.Errorf("a name of an object that is no more: %v, %v", all, err)
+	}
+	gen.Add(^uint64(1))
+
+	onOneProcessor(t)
+	next := word(first, entryNext)
+	was := next.Load()
+	next.Store(1 << 50)
+	if all, err := m.Names(); !errors.Is(err, shm.ErrCorrupt) {
+		t.Errorf("a name that is nowhere: %v, %v", all, err)
+	}
+	for range 5 {
+		next.Store(1 << 50)
+		go next.Store(was) // when it is let
+		if all, err := m.Names(); err != nil || !slices.Equal(all, both) {
+			t.Errorf("a name that was nowhere at first: %v, %v", all, err)
+		}
+	}
+}
+
 type naming struct {
 	M    *Manager
 	Done AtomicInt

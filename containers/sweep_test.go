@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -245,6 +246,52 @@ func TestSweepFollowsLinks(t *testing.T) {
 	})
 }
 
+// A Link may stand anywhere in what an object has: in the block of a long string too, as key or value of a map, and where one piece that Sweep looks at
+// ends and the next begins.
+func TestSweepFindsReferencesWhereverTheyStand(t *testing.T) {
+	m := newHeapManager(t)
+	encoded := func() string {
+		n := Must(NewSharedInt(m, 1))
+		b := Must(n.MarshalBinary())
+		n.obj.creator.Store(0x1234560 | passedOn)
+		return string(b)
+	}
+	texts := Must(NewSharedMap[string, string](m))
+	array := Must(NewSharedArray[byte](m, 3*4096))
+	for i := range 40 { // each place around the end of the first piece
+		array.CopyIn(0, []byte(strings.Repeat("x", 4096-30+i)+encoded()))
+		wantSwept(t, m, min(i, 1))
+	}
+	array.Destroy()
+	wantSwept(t, m, 1)
+	if err := errors.Join(texts.Put(encoded(), "key"), texts.Put("value", encoded())); err != nil {
+		t.Fatal(err)
+	}
+	wantSwept(t, m, 0)
+	texts.Delete("value")
+	wantSwept(t, m, 1)
+	texts.Clear()
+	wantSwept(t, m, 1)
+}
+
+// An orphan that somebody has found while others are being destroyed stays.
+func TestSweepLeavesWhatIsFoundMeanwhile(t *testing.T) {
+	m := newHeapManager(t)
+	both := []number{Must(NewSharedInt(m, 1)), Must(NewSharedInt(m, 2))}
+	for _, n := range both {
+		n.obj.creator.Store(0x1234560)
+	}
+	txn.OnStore = func(unsafe.Pointer, uintptr) { // one of them is about to go
+		txn.OnStore = nil
+		for _, n := range both {
+			n.passOn()
+		}
+	}
+	defer func() { txn.OnStore = nil }()
+	wantSwept(t, m, 1)
+	wantSwept(t, m, 1) // nobody else has the region open
+}
+
 // A lock that is held by somebody is waited for until the context ends, and nothing happens to what an object may refer to into which Sweep could not look.
 func TestSweepThatCannotLookKeepsWhatItDoesNotKnow(t *testing.T) {
 	m := newHeapManager(t)
@@ -384,6 +431,40 @@ func TestSweepLeavesWhatOthersHaveFound(t *testing.T) {
 		t.Error(err)
 	}
 	wantSwept(t, m, 1)
+}
+
+var closesManager = proc.Define("closes a region, and lives on", func(ctx context.Context, name string) error {
+	m, err := OpenManager(name)
+	if err == nil {
+		err = m.Close()
+	}
+	if err == nil {
+		<-ctx.Done()
+	}
+	return err
+})
+
+// A process that has closed the region has no handles any more, though it lives.
+func TestSweepDoesNotMindWhoHasClosedTheRegion(t *testing.T) {
+	ownDir(t)
+	m := Must(OpenManager("left"))
+	defer m.Close()
+	p, err := closesManager.Start(deadline(t), "left")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	until(t, "it has closed the region", func() bool {
+		all := Must(m.Region().Attachments())
+		return slices.ContainsFunc(all, func(a shm.Attachment) bool { return a.Token != shm.Self() && a.Closed })
+	})
+	n := Must(NewSharedInt(m, 1))
+	LinkTo(n)
+	n.obj.creator.Store(0x1234560 | passedOn)
+	wantSwept(t, m, 1)
+	if !p.Alive() {
+		t.Error("it does not live: the test shows nothing")
+	}
 }
 
 type sweeping struct {
