@@ -277,3 +277,37 @@ func TestPutInATransactionWakesThoseWhoWait(t *testing.T) {
 		t.Errorf("got %d", v)
 	}
 }
+
+// Those who wait for a message's end, or for a place to note a lease, go on when a transaction has ended one.
+func TestLeaseThatEndsInATransactionWakesThoseWhoWait(t *testing.T) {
+	m := newManager(t)
+	ctx := deadline(t)
+	joined, leased := queueForTest[int64](t, m, 1), queueForTest[int64](t, m, 1)
+	lease := func(q SharedQueue[int64], v int64) *Lease[int64] {
+		if err := q.Put(ctx, v); err != nil {
+			t.Fatal(err)
+		}
+		return Must(q.Lease(ctx))
+	}
+	last, first := lease(joined, 1), lease(leased, 0)
+	for i := range int64(minLeases - 1) {
+		lease(leased, i)
+	}
+	if err := leased.Put(ctx, 99); err != nil {
+		t.Fatal(err)
+	}
+	done, got := make(chan error, 1), make(chan *Lease[int64], 1)
+	go func() { done <- joined.Join(ctx) }()
+	go func() { got <- Must(leased.Lease(ctx)) }()
+	untilWaiting(t, joined.q, waitJoin, 1)
+	untilWaiting(t, leased.q, waitEntry, 1)
+	if err := m.Update(ctx, func(tx *Tx) error { return errors.Join(last.In(tx).Done(), first.In(tx).Done()) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if l := <-got; l.Value != 99 {
+		t.Errorf("lease of %d", l.Value)
+	}
+}
