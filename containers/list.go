@@ -380,6 +380,15 @@ func (d deque) tooMany(n uint64) error {
 	return fmt.Errorf("%d slots of %d bytes: %w", n, d.stride(), shm.ErrCorrupt)
 }
 
+// fits returns an error if no region of that limit has room for n slots more: who looked for it would take memory for a directory
+// of them first.
+func (d deque) fits(n int) error {
+	if uint64(n) > d.s.region.Limit()/d.stride() {
+		return fmt.Errorf("%d slots of %d bytes are more than the region's limit, %d bytes: %w", n, d.stride(), d.s.region.Limit(), shm.ErrNoSpace)
+	}
+	return nil
+}
+
 // endsAt is ends in mode and step seq.
 func (d deque) endsAt(seq uint64) (first, last uint64, err error) {
 	if seq&listMode != listSettling {
@@ -590,6 +599,9 @@ func (l SharedList[T]) pack(tx *txn.Lane, d deque, v *T) ([2]uint64, error) {
 // pushAll adds vs at the end. The lock is held.
 func (l SharedList[T]) pushAll(vs []T) (err error) {
 	d := l.deque()
+	if err := d.fits(len(vs)); err != nil {
+		return err
+	}
 	last := d.o.words[listLast].Load()
 	end := last + uint64(len(vs))
 	defer func() {

@@ -100,6 +100,9 @@ func (l SharedList[T]) insert(i int, vs []T) error {
 	case i >= n || len(vs) == 0:
 		return l.pushAll(vs)
 	}
+	if err := d.fits(len(vs)); err != nil {
+		return err
+	}
 	v, k := first+uint64(i), uint64(len(vs))
 	pl := listPlan{deque: d, first: first, last: last + k, to: v + k, upto: last + k, delta: k, fill: v, filled: v + k}
 	if i < n-i {
