@@ -162,6 +162,7 @@ func TestSweepDestroysWhatNobodyCanUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Kill()
+	until(t, "the other one has the region open", func() bool { return len(Must(m.Region().Attachments())) == 2 })
 	wantKilled(t, leavesOrphans.Run(deadline(t), e))
 	wantSwept(t, m, 8) // those of untold
 	wantSwept(t, m, 0)
