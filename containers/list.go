@@ -175,7 +175,7 @@ func (l *SharedList[T]) quick(op string, i int) (v T, ok bool) {
 	if i < 0 {
 		k += last - first
 	}
-	if seq&listMode != listStable || k >= last-first {
+	if seq&listMode != listStable || k >= last-first || last-first > 1<<62 || d.o.words[listFirst].Load() != first { // see ends
 		return v, false
 	}
 	p, err := d.slot(first + k)
@@ -360,7 +360,17 @@ func (l SharedList[T]) look(op string, fn func(d deque, seq uint64) error) {
 
 // ends returns first and last, which belong together if the sequence word does not change.
 func (d deque) ends() (first, last uint64, err error) {
-	first, last = d.o.words[listFirst].Load(), d.o.words[listLast].Load()
+	w := &d.o.words
+	for try := 1; ; try++ {
+		first, last = w[listFirst].Load(), w[listLast].Load()
+		// One who puts in front and then appends moves both, and not the sequence. Where only first came back it has changed.
+		if w[listFirst].Load() == first {
+			break
+		}
+		if try >= maxTries {
+			runtime.Gosched()
+		}
+	}
 	if last < first || last-first > 1<<62 {
 		return first, first, fmt.Errorf("slots [%d, %d): %w", first, last, shm.ErrCorrupt)
 	}

@@ -190,7 +190,16 @@ func (t table) segment(dir, hash uint64) (segment, error) {
 	if err != nil {
 		return segment{}, err
 	}
-	return t.open(w.Load())
+	g, err := t.open(w.Load())
+	if err == nil && uint64(g.depth()) > dir&dirLog2Mask {
+		err = g.tooDeep(dir)
+	}
+	return g, err
+}
+
+//go:noinline
+func (g segment) tooDeep(dir uint64) error {
+	return fmt.Errorf("segment of depth %d in a directory of %d: %w", g.depth(), dir&dirLog2Mask, shm.ErrCorrupt)
 }
 
 // matches returns a word with the highest bit set in each byte of a control word that is the tag's; it may be set
@@ -578,7 +587,7 @@ func (t table) segmentInLimbo(limbo, i uint64) (segment, error) {
 	}
 	g, err := t.open(w.Load())
 	if err == nil && uint64(g.depth()) > limbo&dirLog2Mask {
-		err = fmt.Errorf("segment of depth %d in a directory of %d: %w", g.depth(), limbo&dirLog2Mask, shm.ErrCorrupt)
+		err = g.tooDeep(limbo)
 	}
 	return g, err
 }

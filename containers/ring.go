@@ -111,7 +111,9 @@ func (h SharedRing[T]) Consumer(ctx context.Context) (*RingConsumer[T], error) {
 // Get when no message is left. Closing it again does nothing. Ends that are taken stay so; Destroy frees the ring.
 func (h SharedRing[T]) Close() error {
 	return h.do(context.Background(), "Close", func() error {
-		txn.Put(h.r.word(ringClosed), 1)
+		closed := h.r.word(ringClosed)
+		txn.Announce(addr(closed), 8)
+		closed.Store(1) // with a fence: who clears the news behind the looks at it that follow sees this
 		// crash here: who waits looks again at a death
 		h.r.news(producing).Set()
 		h.r.news(consuming).Set()

@@ -40,10 +40,12 @@ func (e *Event) Set() {
 	for {
 		v := e.word.Load()
 		next, wake := signalled(v)
-		if next == v {
-			return
-		}
+		// Also if it is set: a plain store before a load that sees this is not sure to be seen by one who clears the event now, and
+		// then looks. An exchange is, or comes behind that.
 		if e.word.CompareAndSwap(v, next) {
+			if next == v {
+				return
+			}
 			// crash here: who sleeps looks at the word when the sleep ends by itself
 			if wake {
 				wakeAll(&e.word)

@@ -448,7 +448,7 @@ func TestMutexInAClosedRegionRefusesItsWaiters(t *testing.T) {
 	p := start(t, hold, r, 1, 0)
 	until(t, "the child holds the lock", func() bool { return a.done.Load() == 1 })
 	var wg stdsync.WaitGroup
-	for range 3 { // a leader and two that are parked
+	for range 3 {
 		wg.Go(func() {
 			if err := a.mu.LockContext(context.Background()); !errors.Is(err, shm.ErrClosed) {
 				t.Errorf("wait on a closed region: %v", err)
@@ -463,7 +463,7 @@ func TestMutexInAClosedRegionRefusesItsWaiters(t *testing.T) {
 		}()
 		a.mu.Lock()
 	})
-	time.Sleep(10 * time.Millisecond)
+	until(t, "three are parked behind the fourth", func() bool { return a.mu.Parked() == 3 })
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}

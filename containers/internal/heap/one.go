@@ -152,7 +152,8 @@ func placeOne[S any](p *Heap, l *txn.Lane, data string, ref, word *atomic.Uint64
 	}
 	off := words[(uint64(k.at)+have-1)&(txn.PrivateWords-1)].Load()
 	s, g := p.lookup(off)
-	if s == nil || txn.GetByte(&s.states[g]) != c+1 {
+	b := p.r.Pointer(shm.Offset(off), k.size)
+	if s == nil || b == nil || txn.GetByte(&s.states[g]) != c+1 {
 		l.Release()
 		return false
 	}
@@ -164,7 +165,6 @@ func placeOne[S any](p *Heap, l *txn.Lane, data string, ref, word *atomic.Uint64
 	// crash here, and from here on: Taken, and the block goes back
 	txn.PutAs[S](&words[c], have-1)
 	txn.PutByteAs[S](&s.states[g], c+1|stateLive)
-	b := unsafe.Add(p.start, off)
 	txn.PutAs[S]((*atomic.Uint64)(unsafe.Add(b, (n-1)&^7)), 0) // nothing of its last user's behind data
 	txn.CopyAs[S](unsafe.Slice((*byte)(b), n), data)
 	txn.PutAs[S](ref, off)
