@@ -535,12 +535,12 @@ func (l SharedList[T]) readSlots(d deque, seq, v uint64, block []T) (int, error)
 // quickAppend is Append if that takes nothing but a copy: v is plain data, nobody has the lock, and there is room in the chunk that is in use.
 // It returns false, having done nothing, if not.
 func quickAppend[T any](b base, v *T) bool {
-	if b.mu == nil || b.mu != &b.obj.mu || !b.mu.TryLockIdle() {
+	if !b.free() {
 		return false
 	}
 	d := deque{b.s, b.obj, shapeOf(strideOf[T](), formPlain)}
 	last := d.o.words[listLast].Load()
-	if d.o.gen.Load() == b.gen && !d.s.closed.Load() && last&d.mask() != 0 {
+	if b.good() && last&d.mask() != 0 {
 		if w := d.s.region.Pointer(chunkWord(d.o.words[listDir].Load(), last>>d.shift()), 8); w != nil {
 			off := word(w, 0).Load() + last&d.mask()*d.stride()
 			if p := d.s.region.Pointer(shm.Offset(off), d.stride()); p != nil && off&7 == 0 {

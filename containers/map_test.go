@@ -69,7 +69,7 @@ func TestShortTextsAreTheirBytesAndTheirLength(t *testing.T) {
 			t.Errorf("%q as a word: %#x, want %#x", b, shortWord(b), want[0])
 		}
 		want[1] |= uint64(n) << 56
-		if got := shortText(b); got != want {
+		if got := packShort(b); got != want {
 			t.Errorf("%q: %#x, want %#x", b, got, want)
 		}
 	}

@@ -58,7 +58,7 @@ func (t table) textKey(p addr, n int) mapKey {
 	if n > textInline {
 		return mapKey{hash: hash, a: uint64(n), p: p}
 	}
-	w := shortText(b)
+	w := packShort(b)
 	return mapKey{hash: hash, a: w[0], b: w[1]}
 }
 
@@ -89,17 +89,6 @@ func wordOf(p addr, n int) uint64 {
 	}
 	var w uint64
 	copy(viewOf[byte](addr(&w), 8), viewOf[byte](p, n))
-	return w
-}
-
-// shortText returns the slot for up to textInline bytes.
-func shortText(b []byte) (w [2]uint64) {
-	n := len(b)
-	w[0] = shortWord(b[:min(n, 8)])
-	if n > 8 {
-		w[1] = binary.LittleEndian.Uint64(b[n-8:]) >> (8 * (16 - n) & 63)
-	}
-	w[1] |= uint64(n) << 56
 	return w
 }
 
@@ -194,7 +183,7 @@ func (v mapValue) store(t table, p addr) {
 	case v.whole(t):
 		txn.Put(word(p, 0), wordOf(v.p, v.n))
 	case t.valueForm() != formPlain:
-		w := shortText(viewOf[byte](v.p, v.n))
+		w := packShort(viewOf[byte](v.p, v.n))
 		txn.Put(word(p, 0), w[0])
 		txn.Put(word(p, 1), w[1])
 	default:

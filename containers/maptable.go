@@ -186,7 +186,12 @@ func (t table) dirWord(dir, i uint64) (*atomic.Uint64, error) {
 
 // segment returns the segment for a hash. The map has one: its directory, dir, is not 0.
 func (t table) segment(dir, hash uint64) (segment, error) {
-	w, err := t.dirWord(dir, hash>>(64-dir&dirLog2Mask))
+	return t.segmentAt(dir, hash>>(64-dir&dirLog2Mask))
+}
+
+// segmentAt returns the segment that word i of a directory refers to, the one in limbo too.
+func (t table) segmentAt(dir, i uint64) (segment, error) {
+	w, err := t.dirWord(dir, i)
 	if err != nil {
 		return segment{}, err
 	}
@@ -484,7 +489,7 @@ func (t table) drain() error {
 	}
 	next := &t.o.words[mapLimboNext]
 	for i := next.Load(); i < 1<<(limbo&dirLog2Mask); i = next.Load() {
-		g, err := t.segmentInLimbo(limbo, i)
+		g, err := t.segmentAt(limbo, i)
 		for all := false; !all && err == nil; {
 			err = t.s.change(func(l *txn.Lane) (err error) {
 				all, err = t.dropTexts(l, g)
@@ -533,7 +538,7 @@ func dropMap(l *txn.Lane, s *space, o *object, _ *uint64) (all bool, err error) 
 	next := &o.words[mapLimboNext]
 	i := next.Load()
 	for i < 1<<(limbo&dirLog2Mask) {
-		g, err := t.segmentInLimbo(limbo, i)
+		g, err := t.segmentAt(limbo, i)
 		if err != nil {
 			return false, err
 		}
@@ -579,19 +584,6 @@ func (t table) dropTexts(l *txn.Lane, g segment) (all bool, err error) {
 	return true, nil
 }
 
-// segmentInLimbo returns the segment that word i of the directory in limbo refers to.
-func (t table) segmentInLimbo(limbo, i uint64) (segment, error) {
-	w, err := t.dirWord(limbo, i)
-	if err != nil {
-		return segment{}, err
-	}
-	g, err := t.open(w.Load())
-	if err == nil && uint64(g.depth()) > limbo&dirLog2Mask {
-		err = g.tooDeep(limbo)
-	}
-	return g, err
-}
-
 // blocksOfMap finds what dropMap frees, of a map in any state that a kill leaves.
 func blocksOfMap(s *space, o *object, found func(what string, off uint64) error) error {
 	t, err := tableOf(s, o)
@@ -606,7 +598,7 @@ func blocksOfMap(s *space, o *object, found func(what string, off uint64) error)
 			return err
 		}
 		for i := d.from; i < 1<<(d.dir&dirLog2Mask); {
-			g, err := t.segmentInLimbo(d.dir, i)
+			g, err := t.segmentAt(d.dir, i)
 			if err == nil {
 				err = found("segment", g.off())
 			}
